@@ -1,0 +1,1 @@
+"""Tandem: a Kubernetes operator for LLM deployments."""
