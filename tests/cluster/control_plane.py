@@ -47,8 +47,8 @@ class Addresses:
 
     @classmethod
     def pick(cls, host: str) -> Addresses:
-        """Free ports: the API server's at `host`, etcd's on loopback."""
-        return cls(host=host, api_port=free_port(host), etcd_port=free_port(), etcd_peer_port=free_port())
+        """Ports that are free on loopback. `host` may be an address that is yet to be made."""
+        return cls(host=host, api_port=free_port(), etcd_port=free_port(), etcd_peer_port=free_port())
 
     @property
     def api_url(self) -> str:

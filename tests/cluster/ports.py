@@ -9,14 +9,14 @@ import socket
 _CANDIDATES = range(20000, 30000)
 
 
-def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on at `address` now. Random, so that parallel rigs hardly ever pick the same."""
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on now. Random, so that parallel rigs hardly ever pick the same."""
     for port in random.sample(_CANDIDATES, k=200):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((address, port))
+                probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
-    raise OSError(f"200 random ports of {address} were all taken")
+    raise OSError("200 random ports were all taken")

@@ -43,6 +43,7 @@ class Processes:
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
         self._running: dict[str, Process] = {}
+        self._adopted: list[ProcessIdentity] = []
         # The kernel kills a child when the *thread* that started it ends. Tests call from short-lived threads, so
         # one thread that lives as long as the rig starts everything.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cluster-starter")
@@ -59,6 +60,11 @@ class Processes:
         self._running[name] = process
         return process
 
+    def adopt(self, identity: ProcessIdentity) -> None:
+        """Takes responsibility for a process that one of the programs started: it ends with the rig."""
+        self._directory.record(identity)
+        self._adopted.append(identity)
+
     def get(self, name: str) -> Process:
         """The program last started under that name."""
         return self._running[name]
@@ -69,7 +75,8 @@ class Processes:
 
     def stop_all(self) -> None:
         """Kills all that still run and gives up the starter thread. What they kept is thrown away anyway."""
-        end_processes([process.identity for process in self._running.values()], grace=0)
+        started = [process.identity for process in self._running.values()]
+        end_processes([*started, *self._adopted], grace=0)
         for process in self._running.values():
             process.handle.wait(timeout=10)
         self._running.clear()

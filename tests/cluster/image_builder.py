@@ -1,0 +1,110 @@
+"""Builds images from Dockerfiles with buildah, and the base image that they start from.
+
+Buildah gets a store of its own below the rig's cache; images that a user has elsewhere are neither seen nor touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.binaries import Progress, file_lock
+from tests.cluster.errors import RigError
+from tests.cluster.images import ImageStore
+from tests.cluster.machine import run
+from tests.cluster.packages import BUILD_NEEDS, ensure, find_program
+
+BASE_SUITE = "bookworm"
+BASE_PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates")
+# A build downloads as this computer does: it trusts the same authorities.
+HOST_CERTIFICATES = Path("/etc/ssl/certs")
+
+
+@dataclass(frozen=True)
+class ImageBuilder:
+    """Builds below `folder` (kept between runs: unchanged steps are not built again)."""
+
+    folder: Path
+    progress: Progress
+
+    def base_image(self, packages: Sequence[str] = BASE_PACKAGES) -> str:
+        """The tag of a small Debian image with these packages; made with debootstrap when it is not there yet (1 min).
+
+        `python` is there beside `python3`, as in the usual Python base images. Raises Unavailable, RigError.
+        """
+        self._ensure_programs()
+        key = hashlib.sha256(repr((BASE_SUITE, sorted(packages))).encode()).hexdigest()[:12]
+        tag = f"localhost/tandem-base:{key}"
+        with self._locked():
+            if not self._image_id(tag):
+                self.progress(f"making the base image {tag} (once)")
+                self._make_base(tag, packages)
+        return tag
+
+    def build(self, *, context: Path, dockerfile: Path, tag: str, build_args: Mapping[str, str]) -> str:
+        """Builds an image and returns its id, which stands for its content. Raises Unavailable, RigError."""
+        self._ensure_programs()
+        arguments = [f"--build-arg={name}={value}" for name, value in build_args.items()]
+        volume = [f"--volume={HOST_CERTIFICATES}:{HOST_CERTIFICATES}:ro"] if HOST_CERTIFICATES.is_dir() else []
+        options = ["--isolation=chroot", "--network=host", "--layers", *volume, *arguments]
+        command = [*self._buildah, "bud", *options, f"--file={dockerfile}", f"--tag={tag}", str(context)]
+        with self._locked():
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise RigError(f"building {tag} failed:\n{(done.stdout + done.stderr)[-6000:]}")
+            # Steps of earlier builds that no image is made of any more.
+            subprocess.run([*self._buildah, "rmi", "--prune"], capture_output=True, check=False)
+            return self._image_id(tag)
+
+    def send(self, *, image_id: str, tag: str, store: ImageStore) -> None:
+        """Brings a built image into a container runtime, through a pipe: archives of big images are never kept."""
+        if store.has(tag, image_id):
+            return
+        push = [*self._buildah, "push", "--quiet", image_id, f"docker-archive:/dev/stdout:{tag}"]
+        with self._locked(), tempfile.TemporaryFile() as errors:
+            pushing = subprocess.Popen(push, stdout=subprocess.PIPE, stderr=errors)
+            try:
+                assert pushing.stdout is not None
+                store.import_stream(pushing.stdout, tag=tag, content=image_id)
+            finally:
+                pushing.kill()
+                pushing.wait()
+
+    def _make_base(self, tag: str, packages: Sequence[str]) -> None:
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="base-") as scratch:
+            root = Path(scratch) / "root"
+            debootstrap = find_program("debootstrap") or "debootstrap"
+            run([debootstrap, "--variant=minbase", f"--include={','.join(packages)}", BASE_SUITE, str(root)])
+            for rest in root.glob("var/cache/apt/archives/*.deb"):
+                rest.unlink()
+            with contextlib.suppress(FileExistsError):
+                (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
+            container = run([*self._buildah, "from", "scratch"]).strip()
+            try:
+                run([*self._buildah, "copy", "--quiet", container, str(root), "/"])
+                run([*self._buildah, "config", "--cmd=/bin/sh", "--env=LANG=C.UTF-8", container])
+                run([*self._buildah, "commit", "--quiet", container, tag])
+            finally:
+                run([*self._buildah, "rm", container])
+
+    def _image_id(self, tag: str) -> str:
+        return run([*self._buildah, "images", "--quiet", "--no-trunc", "--filter", f"reference={tag}"]).strip()
+
+    def _ensure_programs(self) -> None:
+        ensure(BUILD_NEEDS, purpose="building images", progress=self.progress)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with file_lock(self.folder / ".lock"):
+            yield
+
+    @property
+    def _buildah(self) -> list[str]:
+        program = find_program("buildah") or "buildah"
+        return [program, f"--root={self.folder / 'images'}", f"--runroot={self.folder / 'run'}"]
