@@ -78,7 +78,7 @@ class ApiModel(BaseModel):
 
 def exactly_one(*fields: str, message: str) -> Rule:
     """A rule that exactly one of `fields` (Python names) is given."""
-    cel = " + ".join(f"(has(self.{to_camel(name)}) ? 1 : 0)" for name in fields)
+    cel = " + ".join(f"(has(self.{_field_name(name)}) ? 1 : 0)" for name in fields)
     return Rule(
         cel=f"{cel} == 1",
         message=message,
@@ -88,7 +88,14 @@ def exactly_one(*fields: str, message: str) -> Rule:
 
 def never(field: str, message: str) -> Rule:
     """A rule that `field` is never given: it is declared only so that its refusal says what to do instead."""
-    return Rule(cel=f"!has(self.{to_camel(field)})", message=message, holds=lambda model: getattr(model, field) is None)
+    return Rule(
+        cel=f"!has(self.{_field_name(field)})", message=message, holds=lambda model: getattr(model, field) is None
+    )
+
+
+def _field_name(name: str) -> str:
+    """The name in YAML of the Python field `name`; a trailing underscore only keeps it from being a keyword."""
+    return to_camel(name.rstrip("_"))
 
 
 class LocalRef(ApiModel):

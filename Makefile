@@ -1,0 +1,57 @@
+# Everything a person needs; each target makes .venv when it is missing or older than what pins it.
+SHELL := /bin/sh
+PY := .venv/bin/python
+# One thread of torch per test process: two spinning threads beside a busy neighbour are far slower.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help demo test test-unit test-integration test-e2e lint format bench images crds cluster-up cluster-down clean
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+.venv/.ready: pyproject.toml constraints.txt make/venv.sh
+	@make/venv.sh serve,dev
+
+demo: .venv/.ready ## Make a small model, run it disaggregated as local processes, print its answer
+	@$(PY) -m demo
+
+test: .venv/.ready ## All tests; what cannot run here is skipped with the reason
+	$(TEST_ENV) $(PY) -m pytest tests
+
+test-unit: .venv/.ready ## Tests that need no services
+	$(TEST_ENV) $(PY) -m pytest tests/unit
+
+test-integration: .venv/.ready ## Tests against a real API server
+	$(TEST_ENV) $(PY) -m pytest tests/integration
+
+test-e2e: .venv/.ready ## Tests on a real node (needs root)
+	$(TEST_ENV) $(PY) -m pytest tests/e2e
+
+lint: .venv/.ready ## Style, types, imports, freshness of generated files
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports --no-cache
+	$(PY) -m tandem.api.crd --check crds
+
+format: .venv/.ready ## Put files into shape
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+crds: .venv/.ready ## Generate the CRDs from the models
+	$(PY) -m tandem.api.crd crds
+
+bench: .venv/.ready ## Benchmarks, as JSON under build/bench/
+	$(PY) -m tests.bench
+
+images: ## Container images of operator and server (docker or buildah)
+	make/images.sh
+
+cluster-up: .venv/.ready ## A real cluster on this machine; prints the KUBECONFIG line
+	@$(PY) -m tests.cluster up
+
+cluster-down: .venv/.ready ## Stop what cluster-up started
+	@$(PY) -m tests.cluster down
+
+clean: ## Remove what the targets made in this directory
+	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
