@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # One thread of torch per test process: two spinning threads beside a busy neighbour are far slower.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help demo test test-unit test-integration test-e2e lint format bench images crds cluster-up cluster-down clean
+.PHONY: help demo test test-unit test-integration test-e2e lint format bench images generated cluster-up cluster-down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -33,13 +33,15 @@ lint: .venv/.ready ## Style, types, imports, freshness of generated files
 	$(PY) -m mypy
 	.venv/bin/lint-imports --no-cache
 	$(PY) -m tandem.api.crd --check crds
+	$(PY) -m tandem.api.reference --check docs/reference
 
 format: .venv/.ready ## Put files into shape
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-crds: .venv/.ready ## Generate the CRDs from the models
+generated: .venv/.ready ## Write again what is generated from the models: CRDs, reference
 	$(PY) -m tandem.api.crd crds
+	$(PY) -m tandem.api.reference docs/reference
 
 bench: .venv/.ready ## Benchmarks, as JSON under build/bench/
 	$(PY) -m tests.bench

@@ -190,7 +190,7 @@ def main(arguments: list[str]) -> int:
     if check:
         stale = [name for name, text in texts.items() if not _same(directory / name, text)]
         for name in stale:
-            print(f"{directory / name} is stale: run python -m tandem.api.crd {directory}", file=sys.stderr)
+            print(f"{directory / name} is stale: run make generated", file=sys.stderr)
         return 1 if stale else 0
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
