@@ -1,0 +1,26 @@
+#!/bin/sh
+# Builds the two container images with docker or buildah, whichever is there.
+# Usage: make images [TAG=0.1.0] [REGISTRY=localhost] [BASE=python:3.12-slim]
+set -eu
+cd "$(dirname "$0")/.."
+tag=${TAG:-0.1.0}
+registry=${REGISTRY:-localhost}
+base=${BASE:-python:3.12-slim}
+
+if docker info >/dev/null 2>&1; then
+    build() { docker build "$@"; }
+elif command -v buildah >/dev/null 2>&1; then
+    build() { buildah bud --isolation chroot "$@"; }
+else
+    echo "error: neither a running docker engine nor buildah was found. Install one of them (Debian: apt-get install buildah)." >&2
+    exit 1
+fi
+
+for image in operator server; do
+    case $image in
+        operator) file=images/operator/Dockerfile ;;
+        server) file=inference_image/Dockerfile ;;
+    esac
+    echo "== $registry/tandem-$image:$tag"
+    build --build-arg "BASE=$base" -f "$file" -t "$registry/tandem-$image:$tag" .
+done
