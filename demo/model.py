@@ -1,0 +1,109 @@
+"""The demo's model, built once and kept: `python -m demo.model [--out DIR]` prints the directory it lies in."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from demo import training
+from demo.passages import PASSAGES_FILE
+
+SOURCES = (PASSAGES_FILE, PASSAGES_FILE.with_name("passages.py"), Path(training.__file__))
+SCRATCH = ".demo-model-building-"
+
+
+Builder = Callable[..., None]
+
+
+def ensure_model(
+    parent: Path | None = None, *, console: Console | None = None, build: Builder = training.build
+) -> Path:
+    """The directory of the model, built first when it is missing (some 10 s on two idle cores).
+
+    `parent` is where models are kept (default: the user's cache). The name is a hash of the sources, so that a
+    changed passage or recipe gives a new directory; a directory of that name is always complete. Safe to call
+    from several processes at once. Raises `demo.training.TrainingFailed`.
+    """
+    parent = parent or cache_directory()
+    directory = parent / f"demo-model-{_digest()}"
+    if directory.is_dir():
+        return directory
+    parent.mkdir(parents=True, exist_ok=True)
+    with _lock(parent / ".demo-model.lock"):
+        if not directory.is_dir():
+            _build_into(directory, console or Console(stderr=True), build)
+    return directory
+
+
+def cache_directory() -> Path:
+    """$TANDEM_CACHE, or `tandem` in the user's cache directory."""
+    if chosen := os.environ.get("TANDEM_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tandem"
+
+
+def _digest() -> str:
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in SOURCES)).hexdigest()[:12]
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time; the kernel frees it however that process ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build_into(directory: Path, console: Console, build: Builder) -> None:
+    for left_over in directory.parent.glob(f"{SCRATCH}*"):  # of a builder that was killed: we hold the lock
+        shutil.rmtree(left_over, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=directory.parent))
+    try:
+        with _progress(console) as progress:
+            task = progress.add_task("making the demo model", total=training.SURE, state="reading torch")
+
+            def advance(step: int, certainty: float) -> None:
+                state = f"step {step}, least certain token {certainty:.0%}"
+                progress.update(task, completed=min(certainty, training.SURE), state=state)
+
+            build(scratch, progress=advance)
+        # Workers in pods run as another user.
+        scratch.chmod(0o755)
+        for file in scratch.iterdir():
+            file.chmod(0o644)
+        scratch.rename(directory)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+@click.command(help="Builds the demo's model when it is missing, and prints its directory.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Where to keep it (default: the cache).")
+def _main(out: Path | None) -> None:
+    try:
+        click.echo(ensure_model(out))
+    except training.TrainingFailed as error:
+        raise click.ClickException(f"the demo model cannot be used: {error}") from None
+
+
+if __name__ == "__main__":
+    _main()
