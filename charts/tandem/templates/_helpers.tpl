@@ -63,6 +63,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if .Values.workerImages.torch -}}
 {{- .Values.workerImages.torch -}}
 {{- else -}}
-{{- printf "%s:%s" (include "tandem.repository" (dict "root" . "repository" "tandem-serve")) .Chart.AppVersion -}}
+{{- printf "%s:%s" (include "tandem.repository" (dict "root" . "repository" "tandem-server")) .Chart.AppVersion -}}
 {{- end -}}
 {{- end }}
