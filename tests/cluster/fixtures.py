@@ -15,6 +15,7 @@ from tests.cluster.binaries import Binaries, print_progress
 from tests.cluster.client import ClusterClient
 from tests.cluster.control_plane import ControlPlane, running_control_plane
 from tests.cluster.errors import Unavailable
+from tests.cluster.node import NodeCluster, running_node_cluster
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +63,19 @@ def _namespace(cluster: ClusterClient, test_name: str) -> Iterator[str]:
     cluster.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}", "--timeout=30s")
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false", check=False)
+
+
+@pytest.fixture(scope="session")
+def node_cluster(cluster_binaries: Binaries) -> Iterator[NodeCluster]:
+    """A control plane of its own with one real node. One at a time on a computer: other test sessions wait."""
+    try:
+        with running_node_cluster(cluster_binaries, purpose="a test session") as cluster:
+            yield cluster
+    except Unavailable as error:
+        pytest.skip(f"no node: {error.reason}")
+
+
+@pytest.fixture
+def node_namespace(node_cluster: NodeCluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh namespace of `node_cluster`, deleted after the test."""
+    yield from _namespace(node_cluster, request.node.name)

@@ -162,6 +162,8 @@ class NodeCluster(ControlPlane):
             f"--hostname-override={NODE_NAME}",
             "--proxy-mode=iptables",
             f"--cluster-cidr={POD_CIDR}",
+            # On a small node a new endpoint can be written at once; the default collects changes for a second.
+            "--iptables-min-sync-period=50ms",
             # Settings of the connection table belong to the host: leave them as they are.
             "--conntrack-max-per-core=0",
             "--conntrack-tcp-timeout-established=0",
