@@ -6,23 +6,23 @@ import ipaddress
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from tests.cluster import audit
+from tests.cluster.audit import POLICY, AuditEvent, read_events
 from tests.cluster.binaries import CONTROL_PLANE_PROGRAMS, Binaries
 from tests.cluster.client import ClusterClient
-from tests.cluster.kubeconfig import Endpoint
+from tests.cluster.kubeconfig import Endpoint, user_file_name, write_kubeconfig
 from tests.cluster.pki import Authority, signing_key_pair, write_secret
 from tests.cluster.ports import free_port
 from tests.cluster.processes import Processes, wait_until
 from tests.cluster.rundir import RunDirectory, sweep
 
-START_TIMEOUT = 60.0
+START_TIMEOUT = 120.0
 SERVICE_CIDR = "10.96.0.0/16"
 KUBERNETES_SERVICE_ADDRESS = "10.96.0.1"
 POD_CIDR = "10.244.0.0/16"
@@ -62,7 +62,7 @@ class Addresses:
 
 
 class ControlPlane(ClusterClient):
-    """A control plane that runs; see `running_control_plane`."""
+    """A control plane that runs; see `running_control_plane`. `audit_log` has its requests as JSON lines."""
 
     def __init__(self, *, binaries: Binaries, directory: RunDirectory, host: str = "127.0.0.1") -> None:
         """Writes certificates and configuration; starts nothing."""
@@ -72,14 +72,11 @@ class ControlPlane(ClusterClient):
         self.addresses = Addresses.pick(host)
         self._programs = binaries.get_all(CONTROL_PLANE_PROGRAMS)
         self._pki = directory.subdirectory("pki")
+        self.audit_log = directory.path / "audit.log"
         self._write_files()
-        super().__init__(
-            binaries=binaries,
-            endpoint=Endpoint(url=self.addresses.api_url, authority=self.authority.pair.certificate),
-            authority=self.authority,
-            folder=directory.subdirectory("kubeconfigs"),
-            audit_log=directory.path / "audit.log",
-        )
+        self._kubeconfigs = directory.subdirectory("kubeconfigs")
+        admin = self.kubeconfig_for("admin", ["system:masters"])
+        super().__init__(binaries=binaries, kubeconfig=admin, folder=self._kubeconfigs)
         self._tls = ssl.create_default_context(cadata=self.authority.pair.certificate.decode())
         self._tls.load_cert_chain(self._pki / "probe.crt", self._pki / "probe.key")
 
@@ -112,6 +109,20 @@ class ControlPlane(ClusterClient):
         self.stop_apiserver(grace=grace)
         self.start_apiserver()
 
+    def kubeconfig_for(self, user: str, groups: Iterable[str] = ()) -> Path:
+        """A kubeconfig with a client certificate for any user; what it may do is up to RBAC."""
+        endpoint = Endpoint(url=self.addresses.api_url, authority=self.authority.pair.certificate)
+        path = self._kubeconfigs / user_file_name(user)
+        return write_kubeconfig(path, endpoint=endpoint, credentials=self.authority.client(user, groups))
+
+    def audit_offset(self) -> int:
+        """The audit log's size now, to read only what comes after."""
+        return self.audit_log.stat().st_size
+
+    def audit_events(self, *, since: int = 0) -> list[AuditEvent]:
+        """The requests on record since an `audit_offset`."""
+        return read_events(self.audit_log, offset=since)
+
     def answers(self, path: str) -> bool:
         """Whether the API server answers a GET of `path` with 200 now. Raises OSError when it cannot be reached."""
         try:
@@ -129,7 +140,7 @@ class ControlPlane(ClusterClient):
         private, public = signing_key_pair()
         write_secret(self._pki / "service-accounts.key", private)
         (self._pki / "service-accounts.pub").write_bytes(public)
-        self._audit_policy.write_text(yaml.safe_dump(audit.POLICY))
+        self._audit_policy.write_text(yaml.safe_dump(POLICY))
 
     @property
     def _audit_policy(self) -> Path:
@@ -176,6 +187,8 @@ class ControlPlane(ClusterClient):
             f"--service-account-signing-key-file={self._pki / 'service-accounts.key'}",
             f"--audit-policy-file={self._audit_policy}",
             f"--audit-log-path={self.audit_log}",
+            # Megabytes until a new file is begun: more than tests write, so that offsets stay valid.
+            "--audit-log-maxsize=4000",
             # A restart must find its port free even while old connections linger.
             "--permit-address-sharing=true",
         ]
@@ -213,11 +226,10 @@ def running_control_plane(binaries: Binaries) -> Iterator[ControlPlane]:
     """
     sweep()
     binaries.get_all(CONTROL_PLANE_PROGRAMS)
-    directory = RunDirectory.create(prefix="cp")
-    plane = ControlPlane(binaries=binaries, directory=directory)
-    try:
-        plane.start()
-        yield plane
-    finally:
-        plane.processes.stop_all()
-        directory.remove()
+    with RunDirectory.create(prefix="cp") as directory:
+        plane = ControlPlane(binaries=binaries, directory=directory)
+        try:
+            plane.start()
+            yield plane
+        finally:
+            plane.processes.stop_all()

@@ -68,11 +68,16 @@ class ImageBuilder:
         push = [*self._buildah, "push", "--quiet", image_id, f"docker-archive:/dev/stdout:{tag}"]
         with self._locked(), tempfile.TemporaryFile() as errors:
             pushing = subprocess.Popen(push, stdout=subprocess.PIPE, stderr=errors)
+            assert pushing.stdout is not None
             try:
-                assert pushing.stdout is not None
                 store.import_stream(pushing.stdout, tag=tag, content=image_id)
-            finally:
+            except RigError as error:
                 pushing.kill()
+                pushing.wait()
+                errors.seek(0)
+                raise RigError(f"{error}\nsent by: {errors.read().decode()[-2000:]}") from error
+            finally:
+                pushing.stdout.close()
                 pushing.wait()
 
     def _make_base(self, tag: str, packages: Sequence[str]) -> None:

@@ -21,6 +21,17 @@ class Endpoint:
     url: str
     authority: bytes
 
+    @classmethod
+    def of(cls, kubeconfig: Path) -> Endpoint:
+        """What a kubeconfig with embedded certificates says about its one cluster."""
+        cluster = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
+        return cls(url=cluster["server"], authority=base64.b64decode(cluster["certificate-authority-data"]))
+
+
+def user_file_name(user: str) -> str:
+    """A file name for a user's kubeconfig."""
+    return f"{user.replace('/', '_').replace(':', '_')}.kubeconfig"
+
 
 def write_kubeconfig(path: Path, *, endpoint: Endpoint, credentials: KeyPair | str) -> Path:
     """Writes a kubeconfig for a client certificate or a bearer token; returns `path`."""

@@ -49,6 +49,7 @@ class NodeCluster(ControlPlane):
 
     node_name = NODE_NAME
     pod_cidr = NODE_POD_CIDR
+    reaches_pods = True
 
     def __init__(self, *, binaries: Binaries, directory: RunDirectory, kept: Path) -> None:
         """Writes configuration; starts nothing. `kept` is the folder for what outlives the run."""
@@ -87,6 +88,10 @@ class NodeCluster(ControlPlane):
             _dns_is_ready, what="cluster DNS is ready", timeout=START_TIMEOUT, process=self.processes.get("coredns")
         )
 
+    def base_image(self) -> str:
+        """The tag of an image with Python for `build_image` to start from; made when missing (minutes)."""
+        return self.builder.base_image()
+
     def import_image(self, archive: Path) -> list[str]:
         """Imports a docker-archive, unless its content is there already; returns the image names in it."""
         return self.images.import_archive(archive)
@@ -96,7 +101,7 @@ class NodeCluster(ControlPlane):
     ) -> str:
         """Builds a Dockerfile (default: the one in `context`) and imports the result as `tag`; returns `tag`.
 
-        Nothing can be pulled: give the base by a build argument, usually `builder.base_image()`. What is unchanged is
+        Nothing can be pulled: give the base by a build argument, usually `base_image()`. What is unchanged is
         neither built nor imported again. Raises Unavailable, RigError.
         """
         image_id = self.builder.build(
@@ -209,18 +214,17 @@ def running_node_cluster(binaries: Binaries, *, purpose: str, lasting: bool = Fa
         check_addresses_are_free([POD_CIDR, SERVICE_CIDR])
         check_no_other_kubelet()
         remove_pod_groups()
-        directory = RunDirectory.create(prefix="node")
-        cluster = NodeCluster(binaries=binaries, directory=directory, kept=kept)
-        try:
-            cluster.start_machine()
-            cluster.start()
-            cluster.start_node()
-            yield cluster
-        finally:
-            cluster.processes.stop_all()
-            remove_link()
-            remove_pod_groups()
-            directory.remove()
+        with RunDirectory.create(prefix="node") as directory:
+            cluster = NodeCluster(binaries=binaries, directory=directory, kept=kept)
+            try:
+                cluster.start_machine()
+                cluster.start()
+                cluster.start_node()
+                yield cluster
+            finally:
+                cluster.processes.stop_all()
+                remove_link()
+                remove_pod_groups()
 
 
 def _dns_is_ready() -> bool:

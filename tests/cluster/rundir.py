@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.cluster.identity import ProcessIdentity, end_processes
 
@@ -48,7 +48,7 @@ class State:
 
 
 class RunDirectory:
-    """A fresh folder for one rig; `record` every process before relying on it, `remove` when all are ended."""
+    """A fresh folder for one rig, deleted at the end of the context; `record` every process as soon as it is there."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,8 +74,11 @@ class RunDirectory:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def remove(self) -> None:
-        """Deletes the folder, after unmounting what may still be mounted below it."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Deletes the folder."""
         remove_tree(self.path)
 
     def _write(self) -> None:
@@ -101,10 +104,11 @@ def sweep(root: Path | None = None) -> list[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    """Deletes a folder. Mounts below it are taken away first: deleting through one would delete what it shows."""
+    """Deletes a folder, or leaves it where something stays mounted in it: deleting would go on in what is mounted."""
     for mount_point in _mount_points_below(path):
-        subprocess.run(["umount", "--lazy", str(mount_point)], check=True, capture_output=True)
-    shutil.rmtree(path, ignore_errors=True)
+        subprocess.run(["umount", "--lazy", str(mount_point)], check=False, capture_output=True)
+    if not _mount_points_below(path):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _mount_points_below(path: Path) -> list[Path]:
