@@ -1,0 +1,74 @@
+"""Reads a request's body, no larger than agreed, and understands it as a JSON object or says where it is not one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope
+
+from tandem.gateway.errors import HttpError, bad_request, too_large
+from tandem.gateway.protocol import Body, encode, strip
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    """A body as sent (`raw`) and as understood; neither holds what only the router may say (`stripped` names it)."""
+
+    raw: bytes
+    fields: Body
+    stripped: tuple[str, ...] = ()
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client asked for a stream."""
+        return self.fields.get("stream") is True
+
+
+async def read(scope: Scope, receive: Receive, *, limit: int) -> bytes:
+    """The body's bytes. Raises HttpError 413 above `limit` bytes (at once when the length is declared), ClientGone."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def parse(raw: bytes) -> RequestBody:
+    """Understands `raw` as a JSON object. Raises HttpError 400 that says where it is not one."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise bad_request(f"the body is not UTF-8 at byte {error.start}") from None
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise bad_request(f"the body is not JSON at {where}: {error.msg}") from None
+    except RecursionError:
+        raise bad_request("the body is nested too deeply") from None
+    except ValueError as error:
+        raise bad_request(f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise bad_request("the body is not a JSON object")
+    fields, stripped = strip(value)
+    return RequestBody(raw=encode(fields) if stripped else raw, fields=fields, stripped=stripped)
+
+
+def _refuse_constant(name: str) -> HttpError:
+    raise ValueError(f"{name} is not a JSON number")

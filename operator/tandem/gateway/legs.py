@@ -1,0 +1,200 @@
+"""One attempt: the legs of a request at the workers chosen for it, with the book-keeping of load, rests and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from tandem.gateway import protocol
+from tandem.gateway.call import Call, Record
+from tandem.gateway.fleet import Endpoint, Role
+from tandem.gateway.headers import leg_id
+from tandem.gateway.metrics import Metrics
+from tandem.gateway.pairing import Pair
+from tandem.gateway.protocol import Backend, BadHandoff, Handoff
+from tandem.gateway.retry import Fault, Outcome, Verdict, judge
+from tandem.gateway.settings import RouterSettings
+from tandem.gateway.targets import Targets
+from tandem.gateway.upstream import Answer, Leg, LegFailed, StreamAnswer, Upstream, parse_answer
+
+# Decode must have pulled the KV before the lease ends, with time to spare.
+LEASE_SHARE = 0.6
+GIVE_BACK_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An answer whose first byte is here; `close` when it has been passed on, or will not be."""
+
+    answer: Answer
+    pair: Pair
+    targets: Targets
+
+    def close(self) -> None:
+        """Ends the request at the worker if it still runs, and takes it off the worker's load."""
+        if isinstance(self.answer, StreamAnswer):
+            self.answer.close()
+        self.targets.end(self.pair.decode)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A failed attempt: at which worker, why, and what follows from it."""
+
+    pair: Pair
+    endpoint: Endpoint
+    cause: LegFailed
+    verdict: Verdict
+
+    @property
+    def at_prefill(self) -> bool:
+        """Whether decode was not reached because prefill failed."""
+        return self.endpoint.role is Role.PREFILL
+
+
+class Legs:
+    """Sends the legs of an attempt; `clock` gives monotonic seconds."""
+
+    def __init__(
+        self,
+        *,
+        settings: RouterSettings,
+        targets: Targets,
+        upstream: Upstream,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._targets = targets
+        self._upstream = upstream
+        self._metrics = metrics
+        self._clock = clock
+        self._giving_back: set[asyncio.Task[None]] = set()
+
+    async def attempt(self, call: Call, pair: Pair, *, deadline: float, record: Record) -> Opened | Failed:
+        """The answer of the pair, or of decode alone when prefill has nothing to hand off; or what failed.
+
+        `pair.decode` counts as loaded from now on, so that others choose with this request in mind.
+        """
+        self._targets.begin(pair.decode)
+        opened: Opened | None = None
+        try:
+            answer = await self._answer(call, pair, deadline=deadline, record=record)
+            opened = Opened(answer, pair, self._targets)
+            record.tried(pair, "ok")
+            return opened
+        except _AtWorker as failure:
+            record.tried(pair, failure.cause.outcome.label)
+            return Failed(pair, failure.endpoint, failure.cause, judge(failure.cause.outcome))
+        except asyncio.CancelledError:
+            record.tried(pair, "cancelled")
+            raise
+        finally:
+            if opened is None:
+                self._targets.circuits.abandoned(pair.decode.identity)
+                self._targets.end(pair.decode)
+
+    async def close(self) -> None:
+        """Waits for what is still being given back to prefill workers."""
+        await asyncio.gather(*self._giving_back)
+
+    async def _answer(self, call: Call, pair: Pair, *, deadline: float, record: Record) -> Answer:
+        identity = leg_id(call.request_id)
+        raw = call.body.raw if call.body else None
+        handoff = None
+        if pair.prefill and call.body:
+            handoff = await self._prefill(call, call.body.fields, pair.prefill, identity=identity, deadline=deadline)
+            if handoff is None:
+                record.local_prefill = "not_offered"
+        if handoff is None or pair.prefill is None or raw is None:
+            if record.local_prefill:
+                self._metrics.local_prefill(record.local_prefill)
+            limit = self._settings.first_byte_seconds if call.streams else self._settings.request_seconds
+            return await self._leg(call, pair.decode, raw, identity=identity, limit=limit, deadline=deadline)
+        try:
+            return await self._decode(call, pair, raw, handoff, identity=identity, deadline=deadline)
+        except BaseException:
+            self._give_back(pair.prefill, handoff)
+            raise
+
+    async def _prefill(
+        self, call: Call, fields: protocol.Body, endpoint: Endpoint, *, identity: str, deadline: float
+    ) -> Handoff | None:
+        self._targets.begin(endpoint)
+        try:
+            content = protocol.prefill_body(fields)
+            limit = self._settings.prefill_seconds
+            answer = await self._leg(call, endpoint, content, identity=identity, limit=limit, deadline=deadline)
+        finally:
+            self._targets.circuits.abandoned(endpoint.identity)
+            self._targets.end(endpoint)
+        if isinstance(answer, StreamAnswer):
+            answer.close()
+            parsed = None
+        else:
+            parsed = parse_answer(answer.content)
+        handoff = protocol.read_handoff(self._settings.backend, parsed, endpoint)
+        if isinstance(handoff, BadHandoff):
+            self._metrics.bad_handoff(endpoint, handoff)
+            raise _AtWorker(endpoint, LegFailed(Outcome(Fault.HANDOFF), str(handoff)))
+        return handoff
+
+    async def _decode(
+        self, call: Call, pair: Pair, raw: bytes, handoff: Handoff, *, identity: str, deadline: float
+    ) -> Answer:
+        limit = self._settings.request_seconds
+        if call.streams:
+            # Without a stream the first byte is the whole answer, and says nothing about when the KV was pulled.
+            lease = handoff.lease_seconds
+            limit = self._settings.decode_first_byte_seconds
+            limit = limit if lease is None else min(limit, lease * LEASE_SHARE)
+        content = protocol.decode_body(raw, handoff)
+        answer = await self._leg(call, pair.decode, content, identity=identity, limit=limit, deadline=deadline)
+        self._metrics.paired(pair.decode.revision)
+        return answer
+
+    async def _leg(
+        self, call: Call, endpoint: Endpoint, content: bytes | None, *, identity: str, limit: float, deadline: float
+    ) -> Answer:
+        headers = call.headers.copy()
+        headers["X-Request-Id"] = identity
+        seconds = max(0.001, min(limit, deadline - self._clock()))
+        leg = Leg(endpoint, call.method, call.path, headers, content, seconds)
+        try:
+            answer = await self._upstream.send(leg)
+        except LegFailed as cause:
+            self._metrics.attempted(endpoint, cause.outcome.label)
+            self._judge_worker(endpoint, cause.outcome)
+            raise _AtWorker(endpoint, cause) from None
+        except asyncio.CancelledError:
+            self._metrics.attempted(endpoint, "cancelled")
+            raise
+        self._metrics.attempted(endpoint, "ok")
+        self._targets.circuits.reached(endpoint.identity)
+        return answer
+
+    def _judge_worker(self, endpoint: Endpoint, outcome: Outcome) -> None:
+        if judge(outcome).set_aside:
+            self._targets.circuits.failed(endpoint.identity)
+        elif outcome.fault is Fault.STATUS:
+            self._targets.circuits.reached(endpoint.identity)
+
+    def _give_back(self, prefill: Endpoint, handoff: Handoff) -> None:
+        """Tells a torch prefill worker that nobody will pull this KV: its memory is free before the lease ends."""
+        if self._settings.backend is not Backend.TORCH:
+            return
+        url = f"{prefill.url}/kv/{quote(handoff.request_id, safe='')}"
+        task = asyncio.get_running_loop().create_task(self._upstream.discard("DELETE", url, seconds=GIVE_BACK_SECONDS))
+        self._giving_back.add(task)
+        task.add_done_callback(self._giving_back.discard)
+
+
+class _AtWorker(Exception):
+    """A leg failed at this worker."""
+
+    def __init__(self, endpoint: Endpoint, cause: LegFailed) -> None:
+        super().__init__(f"{endpoint.name}: {cause.detail}")
+        self.endpoint = endpoint
+        self.cause = cause
