@@ -1,0 +1,161 @@
+"""Puts a loaded model, its engine thread and the hand-off together. Imports torch: only the loading thread does so."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from tandem_serve.engine import device as devices
+from tandem_serve.engine.client import EngineClient
+from tandem_serve.engine.core import EngineCore
+from tandem_serve.engine.kv_cache import ContiguousKvCache, KvLayout
+from tandem_serve.engine.loader import LoadedModel, LoadOptions, load
+from tandem_serve.engine.progress import LoadProgress
+from tandem_serve.engine.scheduler import SchedulerLimits
+from tandem_serve.engine.text import TextCodec
+from tandem_serve.engine.thread import EngineThread
+from tandem_serve.engine.transfer import wire
+from tandem_serve.engine.transfer.lease import LeaseStore
+from tandem_serve.engine.transfer.pull import KvPuller
+from tandem_serve.engine.types import SequenceRequest, Update
+from tandem_serve.problems import usage_error
+from tandem_serve.service import Backend, ModelFacts, Service
+from tandem_serve.settings import Settings
+
+log = logging.getLogger(__name__)
+_MEMORY_SHARE = 0.4  # of the memory that is free after loading: KV pool when no size is given
+_CUDA_MEMORY_SHARE = 0.85
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A model that generates."""
+
+    model: LoadedModel
+    thread: EngineThread
+    codec: TextCodec
+    facts: ModelFacts
+
+
+def start_engine(
+    settings: Settings, directory: Path, progress: LoadProgress, *, sink: Callable[[list[Update]], None]
+) -> Engine:
+    """Loads the model and starts its thread. Raises `StartError`."""
+    tokenizer_directory = _tokenizer_directory(settings, directory)
+    model = load(
+        LoadOptions(
+            directory=directory,
+            tokenizer_directory=tokenizer_directory,
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len,
+            trust_remote_code=settings.trust_remote_code,
+        ),
+        progress,
+    )
+    with progress.step("ready"):
+        capacity = kv_capacity(settings, model.layout, model.max_model_len)
+        codec = TextCodec(model.tokenizer, vocab_size=model.vocab_size)
+        core = EngineCore(
+            runner=model.runner,
+            kv=ContiguousKvCache(model.layout, capacity_tokens=capacity),
+            limits=SchedulerLimits(
+                max_running=settings.max_num_seqs,
+                token_budget=max(settings.max_num_batched_tokens, settings.max_num_seqs),
+            ),
+            decode=codec.decoder(),
+            eos_ids=model.eos_ids,
+            clock=time.monotonic,
+        )
+        thread = EngineThread(core, sink=sink, clock=time.monotonic)
+        thread.start()
+    facts = ModelFacts(
+        model_type=model.model_type,
+        vocab_size=model.vocab_size,
+        device=str(model.device),
+        dtype=str(model.layout.dtype).removeprefix("torch."),
+        parameter_count=model.parameter_count,
+        weight_bytes=model.weight_bytes,
+        max_model_len=model.max_model_len,
+        kv_capacity_tokens=capacity,
+        digest=model.digest,
+    )
+    return Engine(model=model, thread=thread, codec=codec, facts=facts)
+
+
+def _tokenizer_directory(settings: Settings, directory: Path) -> Path | None:
+    base = settings.config.base_model
+    has_own = any((directory / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+    if has_own or base is None or not Path(base).is_dir():
+        return None
+    return Path(base)
+
+
+def kv_capacity(settings: Settings, layout: KvLayout, max_model_len: int) -> int:
+    """Tokens of the KV pool: as told, else what all running sequences may need, within the free memory."""
+    if settings.kv_cache_tokens is not None:
+        return settings.kv_cache_tokens
+    wanted = settings.max_num_seqs * max_model_len
+    if layout.device.type == "cuda":
+        import torch
+
+        free = int(torch.cuda.mem_get_info(layout.device)[0] * _CUDA_MEMORY_SHARE)
+    else:
+        free = int(devices.memory_available() * _MEMORY_SHARE)
+    affordable = free // layout.bytes_per_token
+    if affordable < 16:
+        raise usage_error(
+            "--kv-cache-tokens",
+            reason=f"after loading there is memory for {affordable} tokens of KV only",
+            fix="give the container more memory",
+        )
+    return min(wanted, affordable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A connected engine and what must be closed at the end."""
+
+    backend: Backend
+    engine: EngineThread
+    puller: KvPuller
+
+
+def connect(engine: Engine, service: Service, session: aiohttp.ClientSession) -> Running:
+    """Joins the engine with the service, in the service's event loop."""
+    settings, thread, layout = service.settings, engine.thread, engine.model.layout
+    who = wire.identity(layout, model_digest=engine.model.digest, rope=engine.model.rope)
+    leases = LeaseStore(seconds=settings.lease_seconds, clock=service.clock, release=thread.release)
+    puller = KvPuller(
+        session=session,
+        engine=thread,
+        metrics=service.metrics,
+        who=who,
+        layout=layout,
+        timeout=settings.pull_timeout,
+    )
+
+    def on_update(request: SequenceRequest, update: Update) -> None:
+        puller.on_update(request, update)
+        if request.keep_kv is not None and update.finish is not None and update.finish.kv is not None:
+            leases.put(request.keep_kv, update.finish.kv, request.prompt)
+
+    backend = Backend(
+        facts=engine.facts,
+        codec=engine.codec,
+        client=EngineClient(
+            thread,
+            max_running=settings.max_num_seqs,
+            max_queue=settings.config.max_queue,
+            on_update=on_update,
+        ),
+        stats=thread.stats,
+        stuck_for=thread.stuck_for,
+        leases=leases,
+        encode_kv=lambda lease: wire.encode(lease, who=who, layout=layout),
+    )
+    return Running(backend=backend, engine=thread, puller=puller)

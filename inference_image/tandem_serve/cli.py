@@ -1,0 +1,145 @@
+"""The command line: flags to settings, and every failure to start as one clear message and exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tandem_serve import logs
+from tandem_serve.config import load_config
+from tandem_serve.engine.progress import LoadProgress
+from tandem_serve.problems import EXIT_USAGE, StartError, usage_error
+from tandem_serve.settings import DEFAULT_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS, Settings
+
+TERMINATION_LOG = Path("/dev/termination-log")
+_COUNT = click.IntRange(min=1)
+
+
+@click.command(name="tandem-serve", context_settings={"max_content_width": 110})
+@click.option("--model", help="Directory of the model, or a repository of the Hugging Face hub.")
+@click.option("--served-model-name", help="Name under which clients ask for it. Default: what --model says.")
+@click.option("--role", type=click.Choice(["agg", "prefill", "decode"]), default="agg", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one. Default: PORT or 8000.")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="config.yml with the limits.")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
+@click.option("--max-model-len", type=_COUNT, help="Longest sequence, prompt and new tokens together.")
+@click.option("--max-num-seqs", type=_COUNT, help="Sequences that run at once. Default: OCCUPANCY_SEMAPHORE, else 16.")
+@click.option("--max-num-batched-tokens", type=_COUNT, default=DEFAULT_BATCHED_TOKENS, show_default=True,
+              help="Tokens of one forward pass.")  # fmt: skip
+@click.option("--kv-cache-tokens", type=_COUNT, help="Tokens of KV memory. Default: from the free memory.")
+@click.option("--advertise-host", help="Address under which decode workers reach this prefill worker.")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
+@click.option("--log-format", type=click.Choice(["json", "text"]), help="Default: text on a terminal, else json.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option("--disable-prefix-cache", is_flag=True, hidden=True)
+@click.option("--skip-tokenizer-init", is_flag=True, hidden=True)
+@click.pass_context
+def command(context: click.Context, **flags: Any) -> None:
+    """Serves a causal language model over HTTP: OpenAI's API, /generate, /health, /metrics."""
+    logs.setup(log_format=flags["log_format"], level=flags["log_level"])
+    settings = settings_from(flags, context.obj)
+    sock = bind(settings)
+    settings = replace(settings, port=sock.getsockname()[1])
+    _serve(settings, sock)
+
+
+def settings_from(flags: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
+    """Flags over config file over defaults. Raises `StartError`."""
+    if flags["disable_prefix_cache"]:
+        raise usage_error(
+            "--disable-prefix-cache", reason="this server keeps no prefix cache", fix="leave the flag out"
+        )
+    if flags["skip_tokenizer_init"]:
+        raise usage_error(
+            "--skip-tokenizer-init", reason="stop strings and streams need the tokenizer", fix="leave the flag out"
+        )
+    config = load_config(flags["config_path"], env)
+    model = flags["model"] or config.model_name
+    if model is None:
+        raise usage_error(
+            "--model", reason="no model is named", fix="give --model or HUGGINGFACE_MODEL.NAME in the config file"
+        )
+    host = flags["host"]
+    default_seqs = config.occupancy_semaphore if flags["config_path"] is not None else DEFAULT_MAX_NUM_SEQS
+    return Settings(
+        model=model,
+        served_name=flags["served_model_name"] or model,
+        role=flags["role"],
+        host=host,
+        port=config.port if flags["port"] is None else flags["port"],
+        config=config,
+        max_num_seqs=flags["max_num_seqs"] or default_seqs,
+        max_num_batched_tokens=flags["max_num_batched_tokens"],
+        dtype=flags["dtype"],
+        max_model_len=flags["max_model_len"],
+        kv_cache_tokens=flags["kv_cache_tokens"],
+        advertise_host=flags["advertise_host"] or ("127.0.0.1" if host in ("0.0.0.0", "::", "") else host),
+        trust_remote_code=flags["trust_remote_code"],
+    )
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A listening socket, before anything slow happens. Raises `StartError`."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        raise usage_error(
+            "--port",
+            value=f"{settings.host}:{settings.port}",
+            reason=f"cannot listen there: {error.strerror or error}",
+            fix="choose a free port, or stop the process that has it",
+        ) from error
+    return sock
+
+
+def _serve(settings: Settings, sock: socket.socket) -> None:
+    from tandem_serve.server import Process
+
+    progress = LoadProgress(logging.getLogger("tandem_serve.load"))
+
+    async def serve() -> None:
+        await Process(settings, sock, progress).run()
+
+    asyncio.run(serve())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command and returns the exit code: 0, 1 (the model) or 2 (flags, file, port)."""
+    try:
+        command.main(args=list(arguments), prog_name="tandem-serve", standalone_mode=False, obj=dict(os.environ))
+    except StartError as error:
+        return _fail("\n".join(f"error: {problem}" for problem in error.problems), error.exit_code)
+    except click.ClickException as error:
+        return _fail(f"error: {error.format_message()}\nSee tandem-serve --help.", EXIT_USAGE)
+    except click.Abort:
+        return 130
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(message, file=sys.stderr, flush=True)
+    try:
+        if TERMINATION_LOG.exists():
+            TERMINATION_LOG.write_text(message[:4000] + "\n", encoding="utf-8")
+    except OSError:
+        logging.getLogger(__name__).debug("the termination log cannot be written")
+    if any(thread.name == "loader" for thread in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(code)
+    return code

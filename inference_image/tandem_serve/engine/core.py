@@ -1,0 +1,194 @@
+"""The engine without its thread: queue, step, commit. Everything here runs on the engine thread.
+
+`step` is one iteration: end what is late, admit what fits, run the model once on the plan, sample, release text.
+It returns the news for the HTTP side; the thread hands all of them over at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from tandem_serve.engine import prompt_logprobs, sampling
+from tandem_serve.engine.decoder import TextDecoder
+from tandem_serve.engine.detokenizer import Decode
+from tandem_serve.engine.kv_cache import KvCache, SequenceKv
+from tandem_serve.engine.runner import ModelRunner
+from tandem_serve.engine.scheduler import Chunk, Scheduler, SchedulerLimits
+from tandem_serve.engine.sequence import Sequence, Stage
+from tandem_serve.engine.types import EngineStats, Finish, FinishReason, SequenceRequest, TokenLogprob, Update
+
+log = logging.getLogger(__name__)
+
+
+class EngineCore:
+    """Generates the sequences given to it. Not thread-safe: one thread owns it, the model and the KV memory."""
+
+    def __init__(
+        self,
+        *,
+        runner: ModelRunner,
+        kv: KvCache,
+        limits: SchedulerLimits,
+        decode: Decode,
+        eos_ids: frozenset[int],
+        clock: Callable[[], float],
+    ) -> None:
+        self.runner = runner
+        self.scheduler = Scheduler(limits=limits, kv=kv)
+        self.stats = EngineStats(kv_capacity_tokens=kv.capacity_tokens)
+        self._kv = kv
+        self._decode = decode
+        self._eos_ids = eos_ids
+        self._clock = clock
+
+    # ---- commands -------------------------------------------------------------------------------------------------
+    def add(self, request: SequenceRequest) -> None:
+        """Queues a sequence; the caller has checked that it fits into the empty memory."""
+        sequence = Sequence(request, decoder=TextDecoder.for_request(request, self._decode))
+        if request.sampling.temperature > 0:
+            sequence.generator = sampling.make_generator(request.sampling.seed, self.runner.device)
+        self.scheduler.add(sequence)
+
+    def cancel(self, seq_id: int) -> Update | None:
+        """Ends a sequence whose client has gone; None when it had ended already."""
+        sequence = self.scheduler.get(seq_id)
+        return None if sequence is None else self._end(sequence, FinishReason.CANCELLED)
+
+    def adopt(self, seq_id: int, copy_into: Callable[[SequenceKv, int], None]) -> None:
+        """KV from a prefill worker has come: takes over all but the last prompt token, which is computed here."""
+        sequence = self.scheduler.get(seq_id)
+        if sequence is None or sequence.stage is not Stage.PULLING or sequence.kv is None:
+            return
+        tokens = sequence.prompt_len - 1
+        sequence.stage = Stage.RUNNING
+        copy_into(sequence.kv, tokens)  # when this fails nothing counts as computed, so the prompt is prefilled here
+        sequence.computed = tokens
+        self.stats.prompt_tokens_transferred += tokens
+
+    def prefill_locally(self, seq_id: int) -> None:
+        """The KV could not be had: this worker computes the prompt itself."""
+        sequence = self.scheduler.get(seq_id)
+        if sequence is not None and sequence.stage is Stage.PULLING:
+            sequence.stage = Stage.RUNNING
+
+    def release(self, kv: SequenceKv) -> None:
+        """Frees KV that outlived its sequence (`keep_kv`)."""
+        self._kv.free(kv)
+
+    # ---- iteration ------------------------------------------------------------------------------------------------
+    def step(self) -> tuple[list[Update], bool]:
+        """One iteration. Returns the news and whether the model ran (False: wait for a command or a deadline)."""
+        updates = self._expire()
+        updates += [Update(seq_id=sequence.seq_id, started=True) for sequence in self.scheduler.admit()]
+        plan = self.scheduler.plan()
+        if plan:
+            try:
+                updates += self._run(plan)
+            except Exception as error:
+                log.exception("a step failed; its sequences end")
+                message = f"the model failed: {type(error).__name__}"
+                updates += [
+                    self._end(chunk.sequence, FinishReason.ERROR, message=message)
+                    for chunk in plan
+                    if chunk.sequence.stage is not Stage.DONE
+                ]
+        self._measure()
+        return updates, bool(plan)
+
+    def next_deadline(self) -> float | None:
+        """The earliest deadline of what is queued or runs."""
+        deadlines = [s.request.deadline for s in self.scheduler.all_sequences() if s.request.deadline is not None]
+        return min(deadlines, default=None)
+
+    def end_all(self, reason: FinishReason, message: str) -> list[Update]:
+        """Ends everything."""
+        return [self._end(sequence, reason, message=message) for sequence in self.scheduler.all_sequences()]
+
+    def _expire(self) -> list[Update]:
+        now = self._clock()
+        return [
+            self._end(sequence, FinishReason.TIMEOUT)
+            for sequence in self.scheduler.all_sequences()
+            if sequence.request.deadline is not None and sequence.request.deadline <= now
+        ]
+
+    def _run(self, plan: tuple[Chunk, ...]) -> list[Update]:
+        rows, wanted, begin = [], [], 0
+        for chunk in plan:
+            prompt_rows = prompt_logprobs.rows(chunk, begin)
+            wanted.append((chunk, len(rows), len(prompt_rows)))
+            rows += prompt_rows
+            begin += chunk.count
+            if chunk.samples:
+                rows.append(begin - 1)
+        logits = self.runner.forward(plan, rows)
+        sampled_rows, sequences = [], []
+        for chunk, first, count in wanted:
+            sequence = chunk.sequence
+            self.stats.prompt_tokens_computed += max(
+                0, min(chunk.start + chunk.count, sequence.prompt_len) - chunk.start
+            )
+            sequence.computed = chunk.start + chunk.count
+            prompt_logprobs.collect(chunk, logits[first : first + count])
+            if chunk.samples:
+                sampled_rows.append(first + count)
+                sequences.append(sequence)
+        self.stats.steps += 1
+        if not sequences:
+            return []
+        return self._sample(logits if len(sampled_rows) == len(rows) else logits[sampled_rows], sequences)
+
+    @torch.inference_mode()
+    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Update]:
+        params = [sequence.request.sampling for sequence in sequences]
+        for row, (sequence, param) in enumerate(zip(sequences, params, strict=True)):
+            if sequence.generated < param.min_tokens:
+                sampling.forbid(logits[row], sorted(self._eos_ids | set(param.stop_token_ids)))
+        tokens = sampling.sample(logits, params, [sequence.generator for sequence in sequences])
+        updates = []
+        for row, (sequence, param, token) in enumerate(zip(sequences, params, tokens, strict=True)):
+            logprobs: tuple[TokenLogprob, ...] = ()
+            if param.logprobs is not None:
+                logprobs = (sampling.token_logprob(logits[row], token, param.logprobs),)
+            updates.append(self._commit(sequence, token, logprobs))
+        return updates
+
+    def _commit(self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]) -> Update:
+        """Adds a sampled token to its sequence and decides whether that ends it."""
+        params = sequence.request.sampling
+        first = sequence.generated == 0
+        prompt = tuple(sequence.prompt_logprobs) if first and params.prompt_logprobs is not None else None
+        if params.max_tokens == 0:
+            return self._end(sequence, FinishReason.LENGTH, prompt_logprobs=prompt)
+        sequence.tokens.append(token)
+        self.stats.generated_tokens += 1
+        text, finish = "", None
+        if (token in self._eos_ids and not params.ignore_eos) or token in params.stop_token_ids:
+            text, finish = sequence.decoder.flush(), FinishReason.STOP
+        else:
+            text, found = sequence.decoder.push(token)
+            if found is not None:
+                finish = FinishReason.STOP
+            elif sequence.generated >= params.max_tokens:
+                text, finish = text + sequence.decoder.flush(), FinishReason.LENGTH
+        news = {"text": text, "token_ids": (token,), "logprobs": logprobs, "prompt_logprobs": prompt}
+        if finish is not None:
+            return self._end(sequence, finish, **news)
+        return Update(seq_id=sequence.seq_id, **news)
+
+    def _end(self, sequence: Sequence, reason: FinishReason, *, message: str | None = None, **news: object) -> Update:
+        """Takes the sequence out, and its memory with it unless the KV is to be kept."""
+        keep = sequence.request.keep_kv is not None and reason in (FinishReason.STOP, FinishReason.LENGTH)
+        kv = sequence.kv if keep else None
+        self.scheduler.remove(sequence, keep_kv=keep)
+        self.stats.finished[reason] = self.stats.finished.get(reason, 0) + 1
+        self._measure()
+        return Update(seq_id=sequence.seq_id, finish=Finish(reason=reason, message=message, kv=kv), **news)  # type: ignore[arg-type]
+
+    def _measure(self) -> None:
+        self.stats.running = len(self.scheduler.running)
+        self.stats.waiting = len(self.scheduler.waiting)
+        self.stats.kv_used_tokens = self._kv.used_tokens

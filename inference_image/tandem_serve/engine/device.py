@@ -1,0 +1,79 @@
+"""Which device and number type a model runs with, and how many threads and how much memory this process may use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device() -> torch.device:
+    """CUDA before MPS before CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`name` is auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA and float32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return _DTYPES[name]
+
+
+def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs this process may use: its affinity, limited by the cgroup's quota (v2 or v1), at least 1."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota_v2(cgroup / "cpu.max") or _quota_v1(cgroup / "cpu")
+    return available if quota is None else max(1, min(available, math.ceil(quota)))
+
+
+def memory_available(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes this process may still take: what the machine has free, limited by the cgroup (v2 or v1)."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    meminfo = _read(Path("/proc/meminfo"))
+    for line in (meminfo or "").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    for limit_file, usage_file in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        limit, usage = _read(cgroup / limit_file), _read(cgroup / usage_file)
+        if limit and usage and limit.isdigit():
+            free = min(free, max(0, int(limit) - int(usage)))
+    return free
+
+
+def set_threads(count: int) -> None:
+    """Limits torch to `count` threads, unless OMP_NUM_THREADS says something else."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(chosen) if chosen.isdigit() and int(chosen) > 0 else count)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def _quota_v2(path: Path) -> float | None:
+    text = _read(path)
+    if not text:
+        return None
+    quota, _, period = text.partition(" ")
+    return None if quota == "max" else int(quota) / int(period or 100_000)
+
+
+def _quota_v1(directory: Path) -> float | None:
+    quota, period = _read(directory / "cpu.cfs_quota_us"), _read(directory / "cpu.cfs_period_us")
+    if not quota or not period or int(quota) <= 0:
+        return None
+    return int(quota) / int(period)

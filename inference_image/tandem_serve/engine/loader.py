@@ -1,0 +1,232 @@
+"""Loads a model once: device, tokenizer, weights, checks; each step timed, bytes counted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from tandem_serve.engine import device as devices
+from tandem_serve.engine import selfcheck, support
+from tandem_serve.engine.checkpoint import Checkpoint, open_checkpoint
+from tandem_serve.engine.kv_cache import KvLayout
+from tandem_serve.engine.progress import LoadProgress
+from tandem_serve.engine.runner import ModelRunner
+from tandem_serve.problems import EXIT_LOAD, Problem, StartError, load_error, usage_error
+
+log = logging.getLogger(__name__)
+_NAMED = 5  # wrong tensors named in one message
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """What the command line says about loading. `max_model_len` None: what the model's config allows."""
+
+    directory: Path
+    tokenizer_directory: Path | None = None
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model ready to generate, and what others need to know of it."""
+
+    runner: ModelRunner
+    tokenizer: Any
+    model_type: str
+    vocab_size: int
+    device: torch.device
+    layout: KvLayout
+    eos_ids: frozenset[int]
+    max_model_len: int
+    digest: str
+    parameter_count: int
+    weight_bytes: int
+    rope: dict[str, Any]
+
+
+def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
+    """Loads the model of `options.directory`. Raises `StartError` with a located reason."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    checkpoint = open_checkpoint(options.directory)
+    progress.total_bytes = checkpoint.total_bytes
+    with progress.step("device"):
+        device = devices.choose_device()
+        dtype = devices.choose_dtype(options.dtype, device)
+        devices.set_threads(devices.cpu_quota())
+    config, model_class = _configure(options, checkpoint)
+    max_model_len = _max_model_len(options, config)
+    support.refuse_unsupported(config, model_class, max_model_len=max_model_len)
+    with progress.step("tokenizer"):
+        tokenizer = _tokenizer(options)
+    with progress.step("weights"):
+        model = _weights(checkpoint, config, model_class, dtype=dtype, device=device, count=progress.add)
+    with progress.step("eval"):
+        model.eval()
+        layout = support.kv_layout(config, dtype=dtype, device=device)
+        runner = selfcheck.check(model, layout)
+        digest = checkpoint.digest()
+    parameters = list(model.parameters())
+    return LoadedModel(
+        runner=runner,
+        tokenizer=tokenizer,
+        model_type=config.model_type,
+        vocab_size=config.get_text_config(decoder=True).vocab_size,
+        device=device,
+        layout=layout,
+        eos_ids=_eos_ids(options.directory, config, tokenizer),
+        max_model_len=max_model_len,
+        digest=digest,
+        parameter_count=sum(parameter.numel() for parameter in parameters),
+        weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        rope=_rope(config),
+    )
+
+
+def _configure(options: LoadOptions, checkpoint: Checkpoint) -> tuple[Any, type[PreTrainedModel]]:
+    path = checkpoint.directory / "config.json"
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.directory, trust_remote_code=options.trust_remote_code)
+        model_class = _model_class(config, options, checkpoint)
+    except StartError:
+        raise
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise load_error(str(path), reason=first_line, fix="give a config.json that transformers can read") from error
+    return config, model_class
+
+
+def _model_class(config: Any, options: LoadOptions, checkpoint: Checkpoint) -> type[PreTrainedModel]:
+    if options.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        return get_class_from_dynamic_module(config.auto_map["AutoModelForCausalLM"], str(checkpoint.directory))
+    mapping = AutoModelForCausalLM._model_mapping
+    if type(config) not in mapping:
+        raise load_error(
+            f"{checkpoint.directory / 'config.json'}: model_type",
+            value=config.model_type,
+            reason="it is not a causal language model",
+            fix="choose a decoder-only text model",
+        )
+    found = mapping[type(config)]
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _max_model_len(options: LoadOptions, config: Any) -> int:
+    known = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if options.max_model_len is None:
+        return known or 4096
+    if known is not None and options.max_model_len > known:
+        raise usage_error(
+            "--max-model-len",
+            value=str(options.max_model_len),
+            reason=f"the model was made for {known} positions",
+            fix=f"give at most {known}",
+        )
+    return options.max_model_len
+
+
+def _tokenizer(options: LoadOptions) -> Any:
+    directory = options.tokenizer_directory or options.directory
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=options.trust_remote_code)
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise load_error(
+            str(directory), reason=f"no tokenizer could be loaded: {first_line}", fix="add tokenizer.json to it"
+        ) from error
+
+
+class _CountedSlice:
+    """A tensor of a file, not read yet, that counts its bytes when it is."""
+
+    def __init__(self, source: Any, nbytes: int, count: Callable[[int], None]) -> None:
+        self._source = source
+        self._nbytes = nbytes
+        self._count = count
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        tensor = self._source[index]
+        self._count(self._nbytes)
+        return tensor
+
+    def get_shape(self) -> list[int]:
+        return self._source.get_shape()
+
+    def get_dtype(self) -> str:
+        return self._source.get_dtype()
+
+
+def _weights(
+    checkpoint: Checkpoint,
+    config: Any,
+    model_class: type[PreTrainedModel],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    count: Callable[[int], None],
+) -> PreTrainedModel:
+    with ExitStack() as stack:
+        slices: dict[str, Any] = {}
+        for file in checkpoint.files:
+            handle = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
+            for name in handle.keys():  # noqa: SIM118  (not a dict)
+                slices[name] = _CountedSlice(handle.get_slice(name), checkpoint.tensors[name].nbytes, count)
+        model, report = model_class.from_pretrained(
+            None, config=config, state_dict=slices, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _refuse_mismatch(checkpoint, report)
+    return model.to(device)
+
+
+def _refuse_mismatch(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
+    problems = []
+    fix = "use the config.json this checkpoint was saved with, or export it again"
+    for key, reason in (
+        ("missing_keys", "the model needs tensors that the checkpoint does not have"),
+        ("unexpected_keys", "the checkpoint has tensors that the model does not know"),
+    ):
+        names = sorted(report[key])
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            problems.append(
+                Problem(path=str(checkpoint.directory), value=", ".join(names[:_NAMED]) + more, reason=reason, fix=fix)
+            )
+    for name, found, needed in sorted(report["mismatched_keys"])[:_NAMED]:
+        reason = f"the checkpoint has shape {list(found)}, config.json needs {list(needed)}"
+        problems.append(Problem(path=f"{checkpoint.directory}: {name}", reason=reason, fix=fix))
+    for message in list(report["error_msgs"])[:_NAMED]:
+        problems.append(Problem(path=str(checkpoint.directory), reason=str(message), fix=fix))
+    if problems:
+        raise StartError(tuple(problems), exit_code=EXIT_LOAD)
+
+
+def _eos_ids(directory: Path, config: Any, tokenizer: Any) -> frozenset[int]:
+    """The end tokens of generation_config.json, else of config.json, else of the tokenizer."""
+    sources: list[Any] = []
+    if (directory / "generation_config.json").exists():
+        sources.append(GenerationConfig.from_pretrained(directory).eos_token_id)
+    sources += [getattr(config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)]
+    for source in sources:
+        if source is not None:
+            return frozenset(source) if isinstance(source, list | tuple) else frozenset({int(source)})
+    return frozenset()
+
+
+def _rope(config: Any) -> dict[str, Any]:
+    """What decides the rotation of keys; both sides of a hand-off must agree on it."""
+    text = config.get_text_config(decoder=True)
+    parameters = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    return {"parameters": dict(parameters), "theta": getattr(text, "rope_theta", None)}

@@ -1,0 +1,47 @@
+"""Runs the model on the packed tokens of one step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tandem_serve.engine import attention
+from tandem_serve.engine.attention import PackedSpan, span_mask
+from tandem_serve.engine.scheduler import Chunk
+
+
+class ModelRunner:
+    """Turns a plan into one forward pass. The engine thread is the only caller."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+        self.model = model
+        self.device = model.device
+
+    @torch.inference_mode()
+    def forward(self, plan: tuple[Chunk, ...], rows: list[int]) -> Tensor:
+        """Logits [len(rows), vocabulary] at the places `rows` of the packed row; the chunks' KV is stored.
+
+        `rows` are indices into the concatenation of all chunks. May be empty: then the result is [0, vocabulary].
+        """
+        tokens: list[int] = []
+        positions: list[int] = []
+        spans: list[PackedSpan] = []
+        for chunk in plan:
+            begin, stop = len(tokens), chunk.start + chunk.count
+            tokens.extend(chunk.sequence.tokens[chunk.start : stop])
+            positions.extend(range(chunk.start, stop))
+            mask = span_mask(start=chunk.start, tokens=chunk.count, device=self.device)
+            if chunk.sequence.kv is None:
+                raise AssertionError(f"sequence {chunk.sequence.seq_id} runs without KV memory")
+            spans.append(PackedSpan(chunk.sequence.kv, begin, len(tokens), chunk.start, mask))
+        output = self.model(
+            input_ids=torch.tensor([tokens], device=self.device),
+            position_ids=torch.tensor([positions], device=self.device),
+            use_cache=False,
+            logits_to_keep=torch.tensor(rows, dtype=torch.long, device=self.device),
+            packed=tuple(spans),
+        )
+        return output.logits[0]

@@ -1,0 +1,73 @@
+"""A last look before serving: the packed engine must give the model's own logits.
+
+Two short random sequences go through the model's own attention one by one, and packed, in chunks, as the engine runs
+them. A model that passes the other checks but does something the packed attention does not know is found here.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from tandem_serve.engine.kv_cache import ContiguousKvCache, KvLayout
+from tandem_serve.engine.runner import ModelRunner
+from tandem_serve.engine.scheduler import Chunk
+from tandem_serve.engine.sequence import Sequence
+from tandem_serve.engine.types import SamplingParams, SequenceRequest
+from tandem_serve.problems import load_error
+
+_LENGTHS = (11, 5)
+_CHUNKS = ((0, 4), (4, 6), (10, 1))  # of the first sequence: start and count
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
+
+
+def check(model: PreTrainedModel, layout: KvLayout) -> ModelRunner:
+    """Returns the runner when packed and own logits agree. Raises `StartError` when they do not."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(0, vocabulary, (length,), generator=generator).tolist() for length in _LENGTHS]
+    try:
+        own = torch.stack([_own_logits(model, prompt) for prompt in prompts])
+        runner = ModelRunner(model)
+        packed = _packed_logits(runner, layout, prompts)
+    except Exception as error:
+        raise _refused(model, f"the packed attention fails on it ({type(error).__name__}: {error})") from error
+    scale = own.std().clamp_min(1e-6)
+    difference = float(((own - packed).abs().max() / scale).item())
+    if not difference <= _TOLERANCE[layout.dtype]:
+        raise _refused(model, f"its batched logits differ from its own by {difference:.2g} standard deviations")
+    return runner
+
+
+def _refused(model: PreTrainedModel, reason: str) -> Exception:
+    fix = "serve it with backend vllm, or choose another architecture"
+    return load_error("config.json: model_type", value=model.config.model_type, reason=reason, fix=fix)
+
+
+@torch.inference_mode()
+def _own_logits(model: PreTrainedModel, prompt: list[int]) -> torch.Tensor:
+    ids = torch.tensor([prompt], device=model.device)
+    return model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float().cpu()
+
+
+def _packed_logits(runner: ModelRunner, layout: KvLayout, prompts: list[list[int]]) -> torch.Tensor:
+    cache = ContiguousKvCache(layout, capacity_tokens=sum(_LENGTHS))
+    sequences = []
+    for number, prompt in enumerate(prompts):
+        request = SequenceRequest(
+            seq_id=number, request_id="self-check", prompt=tuple(prompt), sampling=SamplingParams(max_tokens=1)
+        )
+        sequence = Sequence(request)
+        sequence.kv = cache.allocate(len(prompt))
+        sequences.append(sequence)
+    rows = []
+    for number, (start, count) in enumerate(_CHUNKS):
+        plan: tuple[Chunk, ...] = (Chunk(sequences[0], start, count, True),)
+        if number == 1:
+            plan += (Chunk(sequences[1], 0, _LENGTHS[1], True),)
+        ends, total = [], 0
+        for chunk in plan:
+            total += chunk.count
+            ends.append(total - 1)
+        rows.append(runner.forward(plan, ends))
+    return torch.stack([rows[2][0], rows[1][1]]).float().cpu()

@@ -1,0 +1,59 @@
+"""Which models the packed engine serves exactly. What it cannot is refused at start, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from tandem_serve.engine.kv_cache import KvLayout
+from tandem_serve.problems import StartError, load_error
+
+_FIX = "serve it with backend vllm, or choose a decoder-only model with full attention in every layer"
+
+
+def refuse_unsupported(config: PretrainedConfig, model_class: type, *, max_model_len: int) -> None:
+    """Raises `StartError` when sequences of up to `max_model_len` tokens cannot be batched exactly."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise _refusal("is_encoder_decoder", True, "encoder-decoder models keep another kind of cache")
+    if getattr(model_class, "_is_stateful", False):
+        raise _refusal("model_type", config.model_type, "its layers keep a recurrent state instead of keys and values")
+    if not getattr(model_class, "_supports_attention_backend", False):
+        raise _refusal("model_type", config.model_type, "its attention cannot be replaced by the packed one")
+    _refuse_layers(config, max_model_len)
+    for key in ("attn_logit_softcapping", "kv_lora_rank", "num_kv_shared_layers", "attention_chunk_size"):
+        if getattr(config, key, None):
+            raise _refusal(key, getattr(config, key), "the packed attention does not do this")
+
+
+def _refuse_layers(config: PretrainedConfig, max_model_len: int) -> None:
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    kinds = getattr(config, "layer_types", None) or []
+    for index, kind in enumerate(kinds):
+        if kind == "sliding_attention" and window is not None and window >= max_model_len:
+            continue
+        if kind != "full_attention":
+            raise _refusal(f"layer_types[{index}]", kind, "only full attention is batched exactly")
+    if not kinds and window is not None and window < max_model_len:
+        reason = f"sequences of {max_model_len} tokens are longer than the window"
+        raise _refusal("sliding_window", window, reason, fix=f"start with --max-model-len {window} or less; or {_FIX}")
+
+
+def _refusal(key: str, value: object, reason: str, *, fix: str = _FIX) -> StartError:
+    return load_error(f"config.json: {key}", value=str(value), reason=reason, fix=fix)
+
+
+def kv_layout(config: PretrainedConfig, *, dtype: torch.dtype, device: torch.device) -> KvLayout:
+    """The KV of one token of this model."""
+    text: Any = config.get_text_config(decoder=True)
+    heads = text.num_attention_heads
+    return KvLayout(
+        layers=text.num_hidden_layers,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        dtype=dtype,
+        device=device,
+    )

@@ -1,0 +1,67 @@
+"""Text to tokens and back for the HTTP side; safe to use from any thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tandem_serve.engine.detokenizer import Decode
+
+
+class TemplateError(Exception):
+    """The chat template is missing or refuses the messages."""
+
+
+class TextCodec:
+    """The model's tokenizer, behind what the server needs of it."""
+
+    def __init__(self, tokenizer: Any, *, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        self.vocab_size = vocab_size
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that starts a text, if the model has one."""
+        return self._tokenizer.bos_token_id
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether messages can be rendered."""
+        return bool(self._tokenizer.chat_template)
+
+    def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
+        """Tokens of a text, with the tokenizer's special tokens around it when `special`."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=special))
+
+    def encode_chat(self, messages: list[dict[str, Any]], **template: Any) -> tuple[int, ...]:
+        """Tokens of a conversation up to where the assistant's answer begins.
+
+        The template runs in transformers' immutable Jinja sandbox. Raises `TemplateError`.
+        """
+        if not self.has_chat_template:
+            raise TemplateError("this model has no chat template; use /v1/completions")
+        try:
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template)
+        except Exception as error:
+            raise TemplateError(f"the chat template refuses these messages: {error}") from error
+        return self.encode(text, special=False)
+
+    def decoder(self, *, skip_special: bool = True) -> Decode:
+        """A function from tokens to text, as direct as the tokenizer allows."""
+        if self._backend is not None:
+            backend = self._backend
+            return lambda ids: backend.decode(ids, skip_special_tokens=skip_special)
+        tokenizer = self._tokenizer
+        return lambda ids: tokenizer.decode(ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
+
+    def decode(self, ids: list[int] | tuple[int, ...], *, skip_special: bool = False) -> str:
+        """Text of tokens."""
+        return self.decoder(skip_special=skip_special)(list(ids))
+
+    def token_text(self, token: int) -> str:
+        """One token by itself, special tokens included."""
+        return self.decode((token,))
+
+    def token_strings(self, ids: tuple[int, ...]) -> list[str]:
+        """The vocabulary's own spelling of tokens."""
+        return self._tokenizer.convert_ids_to_tokens(list(ids))

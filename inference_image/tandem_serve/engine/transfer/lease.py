@@ -1,0 +1,81 @@
+"""KV that a prefill worker keeps for a decode worker, until that one has it or a time is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tandem_serve.engine.kv_cache import SequenceKv
+
+
+@dataclass(kw_only=True)
+class Lease:
+    """One prompt's KV. While somebody reads it (`readers`) it is not freed, only hidden."""
+
+    kv: SequenceKv
+    prompt: tuple[int, ...]
+    expires: float
+    readers: int = 0
+    ended: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class KvEncoding:
+    """A lease as it is sent: header, then `data_bytes` of tensors, piece by piece."""
+
+    header: bytes
+    data_bytes: int
+    planes: Iterator[memoryview]
+
+
+class LeaseStore:
+    """Leases by id. The event loop's thread is the only user; `release` hands memory back to the engine."""
+
+    def __init__(self, *, seconds: float, clock: Callable[[], float], release: Callable[[SequenceKv], None]) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._release = release
+        self._leases: dict[str, Lease] = {}
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def put(self, kv_id: str, kv: SequenceKv, prompt: tuple[int, ...]) -> None:
+        """Keeps a KV from now on."""
+        self._leases[kv_id] = Lease(kv=kv, prompt=prompt, expires=self._clock() + self.seconds)
+
+    def open(self, kv_id: str) -> Lease | None:
+        """A lease to read from, None when there is none (any more). `close` must follow."""
+        self.expire()
+        lease = self._leases.get(kv_id)
+        if lease is not None:
+            lease.readers += 1
+        return lease
+
+    def close(self, lease: Lease) -> None:
+        """The reader is done."""
+        lease.readers -= 1
+        self._free_when_unused(lease)
+
+    def delete(self, kv_id: str) -> bool:
+        """Ends a lease before its time; False when there was none."""
+        lease = self._leases.pop(kv_id, None)
+        if lease is None:
+            return False
+        lease.ended = True
+        self._free_when_unused(lease)
+        return True
+
+    def expire(self) -> int:
+        """Ends what is over; returns how many that were."""
+        now = self._clock()
+        late = [kv_id for kv_id, lease in self._leases.items() if lease.expires <= now]
+        for kv_id in late:
+            self.delete(kv_id)
+        return len(late)
+
+    def _free_when_unused(self, lease: Lease) -> None:
+        if lease.ended and lease.readers == 0:
+            self._release(lease.kv)

@@ -1,0 +1,108 @@
+"""Values that cross between the HTTP side and the engine thread. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How one sequence is continued. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    """Number of alternatives reported per new token (0: only the chosen one); None: no logprobs."""
+    prompt_logprobs: int | None = None
+    """The same for prompt tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteKv:
+    """Where a prefill worker keeps the KV of this prompt (fields of `kv_transfer_params`)."""
+
+    host: str
+    port: int
+    kv_id: str
+    copies: int = 1
+    """Sequences that continue this prompt; the KV is fetched once for all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceRequest:
+    """One sequence to generate. `deadline` is a reading of the engine's clock, in seconds."""
+
+    seq_id: int
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    deadline: float | None = None
+    keep_kv: str | None = None
+    """Keep the prompt's KV under this id after the end (prefill role); it arrives in `Finish.kv`."""
+    remote: RemoteKv | None = None
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token with its log probability (natural log, before temperature) and the best alternatives."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finish:
+    """The end of a sequence. `kv` is the kept KV of the prompt, when asked for."""
+
+    reason: FinishReason
+    message: str | None = None
+    kv: Any = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Update:
+    """News of one sequence after one step. `text` may lag behind `token_ids` (incomplete characters, stop strings)."""
+
+    seq_id: int
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    started: bool = False
+    """The sequence left the queue; with a remote KV: its memory is reserved and the pull may begin."""
+    finish: Finish | None = None
+
+
+@dataclass(kw_only=True)
+class EngineStats:
+    """Figures the engine thread keeps for the metrics; plain numbers, read without a lock."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_used_tokens: int = 0
+    kv_capacity_tokens: int = 0
+    generated_tokens: int = 0
+    prompt_tokens_computed: int = 0
+    prompt_tokens_transferred: int = 0
+    steps: int = 0
+    finished: dict[str, int] = field(default_factory=dict)

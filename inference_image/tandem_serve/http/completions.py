@@ -1,0 +1,141 @@
+"""`POST /v1/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from tandem_serve.engine.client import Generation
+from tandem_serve.engine.types import Update
+from tandem_serve.http import errors, handoff, prompts, run, shapes
+from tandem_serve.http.logprobs import completion_logprobs
+from tandem_serve.http.run import Job, Result
+from tandem_serve.http.schema import CompletionRequest
+from tandem_serve.http.sse import DONE, EventStream, event
+from tandem_serve.service import Service
+
+KIND = "text_completion"
+
+
+def router(service: Service) -> APIRouter:
+    """The route."""
+    routes = APIRouter()
+
+    @routes.post("/v1/completions")
+    async def completions(request: Request, body: CompletionRequest) -> Response:
+        job = await prepare(service, body, errors.request_id_of(request))
+        if body.stream:
+            return await _stream(service, body, job)
+        answer = await run.unless_gone(request, lambda: _answer(service, body, job))
+        return Response(status_code=499) if answer is None else JSONResponse(answer)
+
+    return routes
+
+
+async def prepare(service: Service, body: CompletionRequest, request_id: str) -> Job:
+    """Checks a request against model and limits. Raises 400, 404, 413 or 503."""
+    service.ready  # noqa: B018  (raises the 503 before anything else is looked at)
+    prompts.check_model(service, body.model)
+    body.refuse_unsupported()
+    found = await prompts.from_completion(service, body.prompt)
+    if body.max_tokens == 0 and not body.echo:
+        raise errors.invalid("max_tokens: 0 makes sense only with echo", param="max_tokens")
+    max_tokens, capped = run.new_tokens(service, found, body.max_tokens, param="max_tokens")
+    sampling = shapes.sampling_params(
+        body, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=body.logprobs if body.echo else None
+    )
+    keep_kv, remote = handoff.parse(service, body.kv_transfer_params, found, n=body.n or 1)
+    return Job(
+        request_id=request_id,
+        prompts=found,
+        sampling=sampling,
+        n=body.n or 1,
+        keep_kv=keep_kv,
+        remote=None if sampling.prompt_logprobs is not None else remote,
+        capped=capped,
+    )
+
+
+async def _answer(service: Service, body: CompletionRequest, job: Job) -> dict[str, Any]:
+    async with run.start(service, job) as generation:
+        results = await run.collect(service, generation)
+    choices = [
+        {
+            "index": index,
+            "text": _echoed(service, body, job, index) + result.text,
+            "logprobs": _logprobs(service, body, job, index, result),
+            "finish_reason": shapes.finish_reason(result.finish.reason) if result.finish else None,
+        }
+        for index, result in enumerate(results)
+    ]
+    answer = shapes.envelope("cmpl", KIND, service.settings.served_name)
+    answer |= {"choices": choices, "usage": shapes.usage(job, shapes.total_new_tokens(results)), **job.notes()}
+    return answer | handoff.offer(service, job)
+
+
+def _echoed(service: Service, body: CompletionRequest, job: Job, index: int) -> str:
+    if not body.echo:
+        return ""
+    return service.loaded.codec.decode(job.prompts[index // job.n].tokens, skip_special=True)
+
+
+def _logprobs(
+    service: Service, body: CompletionRequest, job: Job, index: int, result: Result, *, offset: int = 0
+) -> dict[str, Any] | None:
+    if body.logprobs is None:
+        return None
+    entries, ids = list(result.logprobs), [entry.token_id for entry in result.logprobs]
+    if result.prompt_logprobs is not None:
+        entries = [*result.prompt_logprobs, *entries]
+        ids = [*job.prompts[index // job.n].tokens, *ids]
+    return completion_logprobs(service.loaded.codec, entries, ids=ids, offset=offset, alternatives=body.logprobs)
+
+
+async def _stream(service: Service, body: CompletionRequest, job: Job) -> EventStream:
+    generation = run.start(service, job)
+    updates = await run.held_until_first(service, generation)
+    return EventStream(_events(service, body, job, generation, updates))
+
+
+async def _events(
+    service: Service,
+    body: CompletionRequest,
+    job: Job,
+    generation: Generation,
+    updates: AsyncIterator[Update],
+) -> AsyncIterator[bytes]:
+    head = shapes.envelope("cmpl", KIND, service.settings.served_name) | job.notes()
+    if body.include_usage:
+        head["usage"] = None
+    offsets = [0] * len(generation.requests)
+    new_tokens = 0
+    async with generation:
+        async for update in updates:
+            index = generation.index[update.seq_id]
+            error = run.failure_of(service, update)
+            if error is not None:
+                yield event(errors.error_body(error, job.request_id))
+                return
+            new_tokens += len(update.token_ids)
+            piece = Result()
+            piece.add(update)
+            text = update.text
+            if body.echo and offsets[index] == 0:
+                text = _echoed(service, body, job, index) + text
+            finish = shapes.finish_reason(update.finish.reason) if update.finish else None
+            if not text and finish is None and body.logprobs is None:
+                continue
+            choice = {
+                "index": index,
+                "text": text,
+                "logprobs": _logprobs(service, body, job, index, piece, offset=offsets[index]),
+                "finish_reason": finish,
+            }
+            offsets[index] += len(text)
+            yield event(head | {"choices": [choice]})
+        if body.include_usage:
+            yield event(head | {"choices": [], "usage": shapes.usage(job, new_tokens)})
+        yield DONE

@@ -1,0 +1,66 @@
+"""`GET /kv/{id}` and `DELETE /kv/{id}`: the prefill worker's side of a hand-off."""
+
+from __future__ import annotations
+
+import hashlib
+
+from fastapi import APIRouter
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tandem_serve.engine.transfer.lease import Lease
+from tandem_serve.http.errors import ApiError
+from tandem_serve.service import Service
+
+_PIECE = 1 << 18
+
+
+def router(service: Service) -> APIRouter:
+    """The routes."""
+    routes = APIRouter()
+
+    @routes.get("/kv/{kv_id}")
+    async def fetch(kv_id: str) -> Response:
+        lease = service.loaded.leases.open(kv_id)
+        if lease is None:
+            raise ApiError(404, "This KV is not kept here (any more).", code="kv_gone")
+        return _KvResponse(service, lease)
+
+    @routes.delete("/kv/{kv_id}")
+    async def free(kv_id: str) -> Response:
+        if not service.loaded.leases.delete(kv_id):
+            raise ApiError(404, "This KV is not kept here (any more).", code="kv_gone")
+        return Response(status_code=204)
+
+    return routes
+
+
+class _KvResponse(Response):
+    """Sends views of the KV memory piece by piece; the lease stays open until the end."""
+
+    media_type = "application/octet-stream"
+
+    def __init__(self, service: Service, lease: Lease) -> None:
+        self._service = service
+        self._lease = lease
+        self._kv = service.loaded.encode_kv(lease)
+        super().__init__(None)
+        self._hasher = hashlib.sha256(self._kv.header)
+        size = len(self._kv.header) + self._kv.data_bytes + self._hasher.digest_size
+        self.headers["content-length"] = str(size)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """See the ASGI specification."""
+        tokens, hasher = len(self._lease.prompt), self._hasher
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": self._kv.header, "more_body": True})
+            for plane in self._kv.planes:
+                for start in range(0, len(plane), _PIECE):
+                    piece = plane[start : start + _PIECE]
+                    hasher.update(piece)
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": hasher.digest()})
+            self._service.metrics.kv_moved("sent", tokens=tokens, nbytes=self._kv.data_bytes)
+        finally:
+            self._service.loaded.leases.close(self._lease)

@@ -1,0 +1,176 @@
+"""What a request may say. Wrong types and values are refused; unknown fields are ignored; fields with a meaning that
+is not served are refused by name (`refuse_unsupported`), unless they carry the value that changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tandem_serve.http.errors import invalid, unsupported
+
+HARD_MAX_NEW_TOKENS = 512
+"""No `/generate` request gets more, whatever the configuration says."""
+MAX_STOPS = 16
+MAX_CHOICES = 128
+"""Sequences of one request: prompts times n."""
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "min_p": (0,),
+    "modalities": (["text"],),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "prompt_embeds": (),
+    "reasoning_effort": ("none",),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "use_beam_search": (False,),
+    "web_search_options": (),
+}
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    def refuse_unsupported(self) -> None:
+        """Raises a 400 that names the first field whose meaning is not served."""
+        for name, value in (self.model_extra or {}).items():
+            if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
+                raise unsupported(name)
+
+
+class StreamOptions(BaseModel):
+    """`stream_options`; what else it may hold is ignored."""
+
+    include_usage: bool = False
+
+
+class OpenAIRequest(_Request):
+    """Fields that completions and chat share."""
+
+    model: str | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1)
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    min_tokens: int = Field(default=0, ge=0)
+    ignore_eos: bool = False
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    kv_transfer_params: dict[str, Any] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings. Raises a 400 for too many and for empty ones."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if len(stops) > MAX_STOPS:
+            raise invalid(f"stop: at most {MAX_STOPS} strings", param="stop")
+        if not all(stops):
+            raise invalid("stop: a stop string must not be empty", param="stop")
+        return tuple(stops)
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk of usage figures."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionRequest(OpenAIRequest):
+    """`POST /v1/completions`."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: int | None = Field(default=None, ge=0)
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    echo: bool | None = None
+
+
+class ChatMessage(BaseModel):
+    """One message. `content` is text or a list of text parts."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    role: str = Field(min_length=1)
+    content: str | list[dict[str, Any]] | None = None
+
+    def flattened(self, path: str) -> dict[str, Any]:
+        """Role and text for the chat template. Raises a 400 that names what is not text."""
+        for name in ("tool_calls", "function_call"):
+            if (self.model_extra or {}).get(name):
+                raise unsupported(f"{path}.{name}")
+        if isinstance(self.content, list):
+            return {"role": self.role, "content": "".join(self._texts(self.content, path))}
+        return {"role": self.role, "content": self.content or ""}
+
+    @staticmethod
+    def _texts(parts: list[dict[str, Any]], path: str) -> list[str]:
+        texts = []
+        for index, part in enumerate(parts):
+            text = part.get("text")
+            if part.get("type") != "text" or not isinstance(text, str):
+                raise unsupported(f"{path}.content[{index}]", ": only parts of type text are")
+            texts.append(text)
+        return texts
+
+
+class ChatRequest(OpenAIRequest):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class GenerateRequest(BaseModel):
+    """`POST /generate`."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    prompt: str = Field(min_length=1)
+    max_new_tokens: int | None = Field(default=None, ge=1, le=HARD_MAX_NEW_TOKENS)
+    temperature: float = Field(default=0.7, ge=0.1, le=2)
+    top_p: float = Field(default=0.9, ge=0, le=1)
+    top_k: int = Field(default=50, ge=0, le=100)
+    num_return_sequences: int = Field(default=1, ge=1, le=5)
+    seed: int | None = None
+
+
+class TokenizeRequest(_Request):
+    """`POST /tokenize`: of a text, or of messages through the chat template."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(_Request):
+    """`POST /detokenize`."""
+
+    model: str | None = None
+    tokens: list[int]
+
+
+Role = Literal["agg", "prefill", "decode"]

@@ -1,0 +1,183 @@
+"""The life of the process: HTTP first, then the model, then requests until SIGTERM, then the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import aiohttp
+import uvicorn
+
+from tandem_serve.engine.checkpoint import open_checkpoint
+from tandem_serve.engine.progress import LoadProgress
+from tandem_serve.engine.types import Update
+from tandem_serve.http.app import create_app
+from tandem_serve.hub import local_directory
+from tandem_serve.metrics import ServerMetrics
+from tandem_serve.problems import StartError, load_error
+from tandem_serve.service import Service, Status
+from tandem_serve.settings import Settings
+
+if TYPE_CHECKING:
+    from tandem_serve.backend import Engine, Running
+
+log = logging.getLogger(__name__)
+_CLOSE_SECONDS = 5
+_SWEEP_SECONDS = 1.0
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its own signal handling: the drain comes first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals alone."""
+        yield
+
+
+class Process:
+    """One server process from start to end."""
+
+    def __init__(self, settings: Settings, sock: socket.socket, progress: LoadProgress) -> None:
+        self._settings = settings
+        self._sock = sock
+        self._progress = progress
+        self._service = Service(settings, ServerMetrics())
+        self._service.load_progress = lambda: (progress.loaded_bytes, progress.total_bytes)
+        self._stop = asyncio.Event()
+        config = uvicorn.Config(
+            create_app(self._service),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_CLOSE_SECONDS,
+            server_header=False,
+        )
+        self._http = _HttpServer(config)
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT. Raises `StartError` when the model cannot be loaded."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        serving = asyncio.create_task(self._http.serve(sockets=[self._sock]))
+        log.info("listening", extra={"host": self._settings.host, "port": self._settings.port})
+        try:
+            await self._load_and_serve(loop)
+        finally:
+            self._http.should_exit = True
+            await serving
+
+    async def _load_and_serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        loading = self._load(loop)
+        stopping = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            self._service.status = Status.DRAINING
+            log.info("stopped while loading")
+            return
+        try:
+            engine = loading.result()
+        except BaseException:
+            self._service.status = Status.FAILED
+            raise
+        from tandem_serve import backend
+
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False) as session:
+            running = backend.connect(engine, self._service, session)
+            self._service.attach(running.backend)
+            log.info("ready", extra=self._ready_facts())
+            sweeper = asyncio.create_task(self._sweep(running))
+            await stopping
+            await self._drain(running)
+            sweeper.cancel()
+            await running.puller.close()
+        await asyncio.to_thread(running.engine.stop, _CLOSE_SECONDS)
+
+    def _load(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Engine]:
+        """Loads in a thread of its own, a daemon: a signal while loading must not wait for it."""
+        future: asyncio.Future[Engine] = loop.create_future()
+
+        def settle(result: Engine | None, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error)
+            elif result is not None:
+                future.set_result(result)
+
+        def work() -> None:
+            try:
+                engine = self._load_engine(loop)
+            except StartError as error:
+                outcome = partial(settle, None, error)
+            except BaseException as error:
+                log.debug("loading failed", exc_info=error)
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                outcome = partial(
+                    settle,
+                    None,
+                    load_error(self._settings.model, reason=reason, fix="see the log with --log-level debug"),
+                )
+            else:
+                outcome = partial(settle, engine, None)
+            with contextlib.suppress(RuntimeError):  # the loop is gone: the process ends
+                loop.call_soon_threadsafe(outcome)
+
+        threading.Thread(target=work, name="loader", daemon=True).start()
+        return future
+
+    def _load_engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
+        directory = local_directory(self._settings, self._progress)
+        open_checkpoint(directory)  # before torch is imported: what is plainly wrong is said at once
+        with self._progress.step("imports"):
+            from tandem_serve import backend
+
+        def sink(updates: list[Update]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits for news
+                loop.call_soon_threadsafe(self._on_news, updates)
+
+        return backend.start_engine(self._settings, directory, self._progress, sink=sink)
+
+    def _on_news(self, updates: list[Update]) -> None:
+        self._service.loaded.client.deliver(updates)
+
+    def _ready_facts(self) -> dict[str, object]:
+        facts, settings = self._service.loaded.facts, self._settings
+        return {
+            "model": settings.served_name,
+            "role": settings.role,
+            "device": facts.device,
+            "dtype": facts.dtype,
+            "parameters": facts.parameter_count,
+            "max_running": settings.max_num_seqs,
+            "kv_tokens": facts.kv_capacity_tokens,
+            "seconds": round(self._progress.seconds, 3),
+        }
+
+    async def _sweep(self, running: Running) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            ended = running.backend.leases.expire()
+            for _ in range(ended):
+                self._service.metrics.kv_failed("expired")
+
+    async def _drain(self, running: Running) -> None:
+        """No new work; what runs may end within its time limit, and offered KV may still be fetched."""
+        self._service.status = Status.DRAINING
+        client, leases = running.backend.client, running.backend.leases
+        log.info("draining", extra={"in_flight": client.in_flight, "leases": len(leases)})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.config.generation_timeout + _CLOSE_SECONDS):
+                await client.drained()
+                while len(leases):
+                    leases.expire()
+                    await asyncio.sleep(_SWEEP_SECONDS / 10)
+        log.info("drained", extra={"in_flight": client.in_flight})

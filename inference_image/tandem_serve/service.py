@@ -1,0 +1,108 @@
+"""The one object behind the routes: what is loaded, what is allowed, and the way into the engine."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tandem_serve.engine.client import EngineClient, Generation, QueueFullError
+from tandem_serve.engine.text import TextCodec
+from tandem_serve.engine.transfer.lease import KvEncoding, Lease, LeaseStore
+from tandem_serve.engine.types import EngineStats, SequenceRequest
+from tandem_serve.http import errors
+from tandem_serve.metrics import ServerMetrics
+from tandem_serve.settings import Settings
+
+
+class Status(StrEnum):
+    """Where the process stands."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What the routes tell about the loaded model."""
+
+    model_type: str
+    vocab_size: int
+    device: str
+    dtype: str
+    parameter_count: int
+    weight_bytes: int
+    max_model_len: int
+    kv_capacity_tokens: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """What exists once the model is loaded."""
+
+    facts: ModelFacts
+    codec: TextCodec
+    client: EngineClient
+    stats: EngineStats
+    stuck_for: Callable[[], float]
+    leases: LeaseStore
+    encode_kv: Callable[[Lease], KvEncoding]
+
+
+class Service:
+    """State of the process. The event loop's thread is the only one that changes it."""
+
+    def __init__(
+        self, settings: Settings, metrics: ServerMetrics, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.clock = clock
+        self.engine_id = uuid.uuid4().hex
+        self.created = int(time.time())
+        self.status = Status.LOADING
+        self.load_progress: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self._backend: Backend | None = None
+
+    def attach(self, backend: Backend) -> None:
+        """The model is loaded: the server is ready unless it is already going down."""
+        self._backend = backend
+        self.metrics.follow(backend.stats)
+        if self.status is Status.LOADING:
+            self.status = Status.READY
+
+    @property
+    def model_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._backend is not None
+
+    @property
+    def loaded(self) -> Backend:
+        """The backend, also while draining. Raises a 503 before the model is loaded."""
+        if self._backend is None:
+            raise errors.not_ready("Model not loaded", code="model_loading")
+        return self._backend
+
+    @property
+    def ready(self) -> Backend:
+        """The backend, for new work. Raises a 503 while loading or draining."""
+        if self.status is Status.DRAINING:
+            raise errors.not_ready("The server is shutting down.", code="draining")
+        return self.loaded
+
+    def start(self, requests: list[SequenceRequest]) -> Generation:
+        """Hands sequences to the engine. Raises a 429 when the queue is full."""
+        try:
+            return self.ready.client.start(requests)
+        except QueueFullError:
+            self.metrics.refused("queue_full")
+            raise errors.queue_full(retry_after=1) from None
+
+    def deadline(self) -> float:
+        """When a generation that arrives now must have ended, on the service's clock."""
+        return self.clock() + self.settings.config.generation_timeout

@@ -1,0 +1,36 @@
+"""Everything one server process was told: flags over file over defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tandem_serve.config import ServeConfig
+
+Role = Literal["agg", "prefill", "decode"]
+DEFAULT_MAX_NUM_SEQS = 16
+DEFAULT_BATCHED_TOKENS = 512
+MAX_BODY_BYTES = 10 * 1000 * 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """See `tandem-serve --help` for the meaning of each."""
+
+    model: str
+    served_name: str
+    role: Role
+    host: str
+    port: int
+    config: ServeConfig
+    max_num_seqs: int
+    max_num_batched_tokens: int = DEFAULT_BATCHED_TOKENS
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    kv_cache_tokens: int | None = None
+    advertise_host: str = "127.0.0.1"
+    trust_remote_code: bool = False
+    drain_seconds: float = 60.0
+    lease_seconds: float = 30.0
+    pull_timeout: float = 30.0
+    max_body_bytes: int = MAX_BODY_BYTES
