@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -16,6 +18,7 @@ from tandem_serve.http.errors import ApiError, error_body
 
 log = logging.getLogger(__name__)
 _SAFE_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
+_DISCARD_SECONDS = 1.0
 _QUIET = frozenset({"/health", "/livez", "/metrics"})
 
 
@@ -51,6 +54,7 @@ class _Exchange:
         given = headers.get(b"x-request-id", b"")
         self.request_id = given.decode() if _SAFE_ID.match(given) else uuid.uuid4().hex
         scope["tandem.request_id"] = self.request_id
+        self._waits_for_leave = headers.get(b"expect", b"").lower() == b"100-continue"
         self._declared = headers.get(b"content-length", b"0")
         self._received = 0
         self.status = 0
@@ -60,6 +64,8 @@ class _Exchange:
         begin = time.perf_counter()
         try:
             if self._declared.isdigit() and int(self._declared) > self._max_body:
+                if not self._waits_for_leave:
+                    await self._discard()
                 await self._refuse()
             else:
                 await app(self.scope, self.receive, self.send)
@@ -82,6 +88,7 @@ class _Exchange:
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
             if self._received > self._max_body:
+                await self._discard()
                 await self._refuse()
                 return {"type": "http.disconnect"}
         return message
@@ -93,6 +100,17 @@ class _Exchange:
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
         await self._send(message)
+
+    async def _discard(self) -> None:
+        """Reads on for a moment without keeping anything: a client that is still sending would lose the answer."""
+        discarded = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                while discarded <= 2 * self._max_body:
+                    message = await self._receive()
+                    discarded += len(message.get("body", b""))
+                    if message["type"] != "http.request" or not message.get("more_body", False):
+                        return
 
     async def _refuse(self) -> None:
         if self._refused or self.status:
