@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +67,10 @@ class ImageBuilder:
         """Brings a built image into a container runtime, through a pipe: archives of big images are never kept."""
         if store.has(tag, image_id):
             return
+        if known := store.layers(tag):
+            with self._locked():
+                self._send_changes(known, image_id=image_id, tag=tag, store=store)
+            return
         push = [*self._buildah, "push", "--quiet", image_id, f"docker-archive:/dev/stdout:{tag}"]
         with self._locked(), tempfile.TemporaryFile() as errors:
             pushing = subprocess.Popen(push, stdout=subprocess.PIPE, stderr=errors)
@@ -79,6 +85,33 @@ class ImageBuilder:
             finally:
                 pushing.stdout.close()
                 pushing.wait()
+
+    def _send_changes(self, known: Mapping[str, int], *, image_id: str, tag: str, store: ImageStore) -> None:
+        """Sends what the store lacks of an image that it has in an earlier state: seconds for gigabytes of old layers.
+
+        Buildah writes an OCI layout in which empty files of the right name and size stand for the known layers: it
+        takes them for copied already. The archive then leaves them out, as the store has their content.
+        """
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="send-") as scratch:
+            layout = Path(scratch)
+            blobs = layout / "blobs" / "sha256"
+            blobs.mkdir(parents=True)
+            stand_ins = {digest.removeprefix("sha256:"): size for digest, size in known.items()}
+            for name, size in stand_ins.items():
+                with (blobs / name).open("wb") as blob:
+                    blob.truncate(size)
+            run([*self._buildah, "push", "--quiet", "--disable-compression", image_id, f"oci:{layout}:{tag}"])
+            index = json.loads((layout / "index.json").read_text())
+            index["manifests"][0]["annotations"] = {"io.containerd.image.name": tag}
+            (layout / "index.json").write_text(json.dumps(index))
+            for name in stand_ins:
+                (blobs / name).unlink()
+            with tempfile.TemporaryFile(dir=scratch) as archive:
+                with tarfile.open(fileobj=archive, mode="w") as writer:
+                    for part in ("oci-layout", "index.json", "blobs"):
+                        writer.add(layout / part, arcname=part)
+                archive.seek(0)
+                store.import_stream(archive, tag=tag, content=image_id)
 
     def _make_base(self, tag: str, packages: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="base-") as scratch:

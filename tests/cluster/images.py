@@ -98,8 +98,16 @@ class ImageStore:
         found = run([*self.ctr, "images", "list", "-q", f'name=={tag},labels."{CONTENT_LABEL}"=={content}'])
         return bool(found.strip())
 
+    def layers(self, tag: str) -> Mapping[str, int]:
+        """Digest → bytes of the layers of the image `tag`; empty when there is no such image."""
+        listed = run([*self.ctr, "images", "list", f"name=={tag}"]).splitlines()[1:]
+        if not listed:
+            return {}
+        manifest = json.loads(run([*self.ctr, "content", "get", listed[0].split()[2]]))
+        return {layer["digest"]: int(layer["size"]) for layer in manifest["layers"]}
+
     def import_stream(self, stream: IO[bytes], *, tag: str, content: str) -> None:
-        """Imports a docker-archive that holds the image `tag` from a pipe or file. Raises RigError."""
+        """Imports an archive that holds the image `tag` from a pipe or file. Raises RigError."""
         command = [*self.ctr, "images", "import", "-"]
         done = subprocess.run(command, stdin=stream, capture_output=True, text=True, check=False)
         if done.returncode != 0:
