@@ -55,7 +55,10 @@ class ImageBuilder:
         volume = [f"--volume={HOST_CERTIFICATES}:{HOST_CERTIFICATES}:ro"] if HOST_CERTIFICATES.is_dir() else []
         options = ["--isolation=chroot", "--network=host", "--layers", *volume, *arguments]
         command = [*self._buildah, "bud", *options, f"--file={dockerfile}", f"--tag={tag}", str(context)]
+        self.progress(f"building {tag}")
         with self._locked():
+            # Containers of builds that were broken off; under the lock there is no other build.
+            subprocess.run([*self._buildah, "rm", "--all"], capture_output=True, check=False)
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise RigError(f"building {tag} failed:\n{(done.stdout + done.stderr)[-6000:]}")
@@ -71,6 +74,7 @@ class ImageBuilder:
             with self._locked():
                 self._send_changes(known, image_id=image_id, tag=tag, store=store)
             return
+        self.progress(f"importing {tag} into the node")
         push = [*self._buildah, "push", "--quiet", image_id, f"docker-archive:/dev/stdout:{tag}"]
         with self._locked(), tempfile.TemporaryFile() as errors:
             pushing = subprocess.Popen(push, stdout=subprocess.PIPE, stderr=errors)

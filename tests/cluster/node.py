@@ -34,9 +34,11 @@ from tests.cluster.node_files import NodeFolders
 from tests.cluster.node_lock import node_lock
 from tests.cluster.packages import NODE_NEEDS, ensure, find_program
 from tests.cluster.processes import wait_until
-from tests.cluster.rundir import RunDirectory, runs_root, sweep
+from tests.cluster.rundir import RunDirectory, sweep
 
 NODE_NAME = "node1"
+# One for the whole computer, whatever folders its users chose.
+LOCK = Path("/run/lock/tandem-node.lock")
 PAUSE_SOURCE = Path(__file__).parent / "pause" / "pause.c"
 
 
@@ -207,8 +209,7 @@ def running_node_cluster(binaries: Binaries, *, purpose: str, lasting: bool = Fa
     ensure(NODE_NEEDS, purpose="a node", progress=binaries.progress)
     binaries.get_all((*CONTROL_PLANE_PROGRAMS, *NODE_PROGRAMS))
     kept = cache_root(os.environ) / "node"
-    lock = runs_root() / "node.lock"
-    with node_lock(lock, purpose=purpose, lasting=lasting, progress=binaries.progress):
+    with node_lock(LOCK, purpose=purpose, lasting=lasting, progress=binaries.progress):
         sweep()
         remove_link()
         check_addresses_are_free([POD_CIDR, SERVICE_CIDR])

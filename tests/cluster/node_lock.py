@@ -17,14 +17,16 @@ WAIT_SECONDS = 1800.0
 
 
 @contextlib.contextmanager
-def node_lock(path: Path, *, purpose: str, lasting: bool, progress: Progress) -> Iterator[None]:
+def node_lock(
+    path: Path, *, purpose: str, lasting: bool, progress: Progress, patience: float = WAIT_SECONDS
+) -> Iterator[None]:
     """Holds the node's lock. Tests wait for other tests; nobody waits for a `lasting` holder, which a person ends.
 
-    Raises Unavailable with the holder's purpose when there is no waiting, or after half an hour of it.
+    Raises Unavailable with the holder's purpose when there is no waiting, or after `patience` seconds of it.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as handle:
-        _acquire(handle.fileno(), path, progress)
+        _acquire(handle.fileno(), path, progress=progress, patience=patience)
         handle.truncate(0)
         handle.write(json.dumps({"pid": os.getpid(), "purpose": purpose, "lasting": lasting}))
         handle.flush()
@@ -34,8 +36,8 @@ def node_lock(path: Path, *, purpose: str, lasting: bool, progress: Progress) ->
             handle.truncate(0)
 
 
-def _acquire(descriptor: int, path: Path, progress: Progress) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
+def _acquire(descriptor: int, path: Path, *, progress: Progress, patience: float) -> None:
+    deadline = time.monotonic() + patience
     told = False
     while True:
         try:
@@ -46,7 +48,7 @@ def _acquire(descriptor: int, path: Path, progress: Progress) -> None:
             if holder.get("lasting"):
                 raise Unavailable(f"this machine's node is in use by {text}") from None
             if time.monotonic() > deadline:
-                raise Unavailable(f"this machine's node was in use for {WAIT_SECONDS:.0f} s by {text}") from None
+                raise Unavailable(f"this machine's node was in use for {patience:.0f} s by {text}") from None
             if not told:
                 progress(f"waiting for the node, in use by {text}")
                 told = True
