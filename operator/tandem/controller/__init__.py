@@ -1,0 +1,1 @@
+"""From a resource to running objects and back: observe, build, plan, apply, status."""

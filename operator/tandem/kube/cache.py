@@ -1,0 +1,180 @@
+"""The last known state of every watched object, compact: JSON text instead of object trees, parsed when looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json, to_json
+
+from tandem.kube.resources import DEPLOYMENT, MODEL_DEPLOYMENT, OWN_KINDS, POD, Resource
+
+DEPLOYMENT_LABEL = "tandem.dev/deployment"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+LONGEST_MESSAGE = 4096
+
+
+class Ref(NamedTuple):
+    """The name of an object; also the key of the work queue for objects of our own kinds."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object. `version` is its resourceVersion as a number, `owner` the uid of its controller ('' for none) and
+    `deployment` the name of the ModelDeployment that it belongs to ('' for none)."""
+
+    ref: Ref
+    uid: str
+    version: int
+    owner: str
+    deployment: str
+    deleting: bool
+    body: bytes
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """The object without managedFields, resourceVersion and what nobody here reads; a fresh copy."""
+        parsed: dict[str, Any] = from_json(self.body, cache_strings="all")
+        return parsed
+
+
+def entry_of(resource: Resource, obj: Mapping[str, Any]) -> Entry:
+    """The entry of an object as the API server sends it."""
+    metadata = obj["metadata"]
+    controller = next((owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")), None)
+    owned = controller is not None and controller["kind"] == MODEL_DEPLOYMENT.kind
+    label = (metadata.get("labels") or {}).get(DEPLOYMENT_LABEL, "")
+    return Entry(
+        ref=Ref(resource.kind, metadata.get("namespace", ""), metadata["name"]),
+        uid=metadata["uid"],
+        version=int(metadata["resourceVersion"]),
+        owner=controller["uid"] if controller else "",
+        deployment=controller["name"] if controller and owned else label,
+        deleting="deletionTimestamp" in metadata,
+        body=to_json(_compact(resource, obj)),
+    )
+
+
+class Cache:
+    """Entries by name and by ModelDeployment. Older news never replaces newer: answers to our own writes may overtake
+    the watch. `observers` hear of every accepted change, after it."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Ref, Entry] = {}
+        self._children: dict[tuple[str, str], dict[Ref, Entry]] = {}
+        self.observers: list[Callable[[Ref, str, int], None]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, ref: Ref) -> Entry | None:
+        """The entry of that name."""
+        return self._entries.get(ref)
+
+    def children(self, namespace: str, deployment: str) -> tuple[Entry, ...]:
+        """What belongs to a ModelDeployment by controller or label, pods included."""
+        return tuple(self._children.get((namespace, deployment), {}).values())
+
+    def of_kind(self, kind: str, namespace: str | None = None) -> Iterator[Entry]:
+        """All entries of a kind, in one namespace or everywhere."""
+        return (
+            entry
+            for entry in tuple(self._entries.values())
+            if entry.ref.kind == kind and namespace in (None, entry.ref.namespace)
+        )
+
+    def put(self, entry: Entry) -> bool:
+        """Takes in an object's state; True when that is news (not older, and not equal but for its version)."""
+        known = self._entries.get(entry.ref)
+        if known is not None and entry.version <= known.version:
+            return False
+        self._unlink(known)
+        self._entries[entry.ref] = entry
+        if entry.deployment and entry.ref.kind != MODEL_DEPLOYMENT.kind:
+            self._children.setdefault((entry.ref.namespace, entry.deployment), {})[entry.ref] = entry
+        self._tell(entry.ref, entry.uid, entry.version)
+        return known is None or known.uid != entry.uid or known.body != entry.body
+
+    def remove(self, ref: Ref, *, uid: str, version: int | None = None) -> Entry | None:
+        """Forgets the object with `uid`, unless it is known at a later version; returns what was forgotten."""
+        known = self._entries.get(ref)
+        if known is not None and known.uid == uid and (version is None or known.version <= version):
+            del self._entries[ref]
+            self._unlink(known)
+        else:
+            known = None
+        if version is not None:
+            self._tell(ref, uid, version)
+        return known
+
+    def _unlink(self, entry: Entry | None) -> None:
+        if entry is None or not entry.deployment:
+            return
+        key = (entry.ref.namespace, entry.deployment)
+        siblings = self._children.get(key, {})
+        siblings.pop(entry.ref, None)
+        if not siblings:
+            self._children.pop(key, None)
+
+    def _tell(self, ref: Ref, uid: str, version: int) -> None:
+        for observer in self.observers:
+            observer(ref, uid, version)
+
+
+def _compact(resource: Resource, obj: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = obj["metadata"]
+    kept = {key: metadata[key] for key in _METADATA if key in metadata}
+    annotations = {key: value for key, value in (metadata.get("annotations") or {}).items() if key != LAST_APPLIED}
+    if annotations:
+        kept["annotations"] = annotations
+    result: dict[str, Any] = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": kept}
+    if resource is POD:
+        return {**result, "status": _compact_pod_status(obj.get("status") or {})}
+    keeps_status = resource is DEPLOYMENT or resource in OWN_KINDS
+    dropped = ("apiVersion", "kind", "metadata") if keeps_status else ("apiVersion", "kind", "metadata", "status")
+    return {**result, **{key: value for key, value in obj.items() if key not in dropped}}
+
+
+def _compact_pod_status(status: Mapping[str, Any]) -> dict[str, Any]:
+    result = {key: status[key] for key in ("phase", "reason", "message", "startTime") if key in status}
+    result["conditions"] = [
+        {key: condition[key] for key in _CONDITION if key in condition}
+        for condition in status.get("conditions") or ()
+        if condition.get("type") in _POD_CONDITIONS
+    ]
+    for field in ("initContainerStatuses", "containerStatuses"):
+        if status.get(field):
+            result[field] = [
+                {key: _shorten(container[key]) for key in _CONTAINER if key in container} for container in status[field]
+            ]
+    return result
+
+
+def _shorten(value: Any) -> Any:
+    """Container states with their messages bounded: a termination message may be a log of kilobytes."""
+    if isinstance(value, dict):
+        return {key: _shorten(inner) for key, inner in value.items() if key != "containerID"}
+    return value[-LONGEST_MESSAGE:] if isinstance(value, str) else value
+
+
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "generation",
+    "labels",
+    "ownerReferences",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
+_POD_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
+_CONTAINER = ("name", "ready", "started", "restartCount", "state", "lastState", "image")

@@ -1,0 +1,288 @@
+"""The requests that the operator makes: read, list, server-side apply, merge patch, delete. Nothing is retried here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+import aiohttp
+from pydantic_core import from_json
+
+from tandem.kube.connection import Connection
+from tandem.kube.errors import UNREACHABLE, ApiError, FieldError
+from tandem.kube.resources import BY_KIND, Resource
+
+FIELD_MANAGER = "tandem"
+REQUEST_TIMEOUT = 30.0
+# No object has this version, so an apply that names it can only create.
+NEVER_A_VERSION = "1"
+
+Object = dict[str, Any]
+
+
+class Fence(Protocol):
+    """Says whether this process may write now."""
+
+    def check(self) -> float:
+        """Seconds within which a write that starts now must have ended; raises Fenced when none may start."""
+
+
+class NoFence:
+    """For processes that never share their work with another."""
+
+    def check(self) -> float:
+        """See `Fence`."""
+        return REQUEST_TIMEOUT
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Objects of one kind as of one moment."""
+
+    items: tuple[Object, ...]
+    resource_version: str
+
+
+Observer = Callable[[str, str, int, float], None]
+"""Told of each request: verb, kind, HTTP status (0 when unreachable), seconds."""
+
+
+class Client:
+    """Requests over one connection; raises ApiError. Writes go through the fence."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        fence: Fence | None = None,
+        observer: Observer | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> None:
+        self._connection = connection
+        self._timeout = timeout
+        self._fence = fence or NoFence()
+        self._observer = observer
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Object:
+        """One object."""
+        return await self._request("GET", resource.path(namespace, name), verb="get", kind=resource.kind)
+
+    async def get_path(self, path: str) -> Object:
+        """Any document of the API server, such as its discovery documents."""
+        return await self._request("GET", path, verb="get", kind="")
+
+    async def list(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = 500,
+        first_page: bool = False,
+        metadata_only: bool = False,
+    ) -> Listing:
+        """The objects of a kind in one namespace or everywhere, read in pages of `limit`; all, or the first page's."""
+        items: list[Object] = []
+        query = {"limit": str(limit), "labelSelector": label_selector, "fieldSelector": field_selector}
+        accept = "application/json"
+        if metadata_only:
+            accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+        while True:
+            page = await self._request(
+                "GET", resource.path(namespace), verb="list", kind=resource.kind, query=query, accept=accept
+            )
+            items += page["items"]
+            more = page["metadata"].get("continue")
+            if not more or first_page:
+                return Listing(tuple(items), page["metadata"]["resourceVersion"])
+            query = {**query, "continue": more}
+
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        resource_version: str,
+        label_selector: str = "",
+        timeout_seconds: int = 300,
+    ) -> AsyncIterator[tuple[str, Object]]:
+        """Events (type, object) after `resource_version`, bookmarks included, until the server ends the stream."""
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "labelSelector": label_selector,
+            "timeoutSeconds": str(timeout_seconds),
+        }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=timeout_seconds + 10)
+        try:
+            async with await self._send("GET", resource.path(namespace), query=query, bounds=timeout) as response:
+                if response.status >= 300:
+                    raise _error(response.status, response.headers, await response.read())
+                async for line in response.content:
+                    event = from_json(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise ApiError(status.get("code", 500), status.get("reason", ""), status.get("message", ""))
+                    yield event["type"], event["object"]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(UNREACHABLE, "Unreachable", f"the watch of {resource} broke: {error!r}") from error
+
+    async def apply(self, obj: Mapping[str, Any], *, uid: str | None) -> Object:
+        """Server-side apply with force: `obj` is our full intent; the answer is the object as stored.
+
+        With `uid`, only the object that has it is changed. Without, the object is only ever created: one that exists
+        already, whoever's it is, is a conflict and stays as it is.
+        """
+        metadata = obj["metadata"]
+        guard = {"uid": uid} if uid else {"resourceVersion": NEVER_A_VERSION}
+        resource = BY_KIND[obj["kind"]]
+        return await self._request(
+            "PATCH",
+            resource.path(metadata["namespace"], metadata["name"]),
+            verb="apply",
+            kind=resource.kind,
+            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+            body={**obj, "metadata": {**metadata, **guard}},
+            content_type="application/apply-patch+yaml",
+        )
+
+    async def merge(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        patch: Mapping[str, Any],
+        *,
+        uid: str,
+        subresource: str = "",
+    ) -> Object:
+        """A JSON merge patch on exactly the object with `uid`."""
+        return await self._request(
+            "PATCH",
+            resource.path(namespace, name, subresource),
+            verb="patch",
+            kind=resource.kind,
+            query={"fieldManager": FIELD_MANAGER},
+            body={**patch, "metadata": {**patch.get("metadata", {}), "uid": uid}},
+            content_type="application/merge-patch+json",
+        )
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
+        """Deletes exactly the object with `uid`; what depends on it goes in the background."""
+        await self._request(
+            "DELETE",
+            resource.path(namespace, name),
+            verb="delete",
+            kind=resource.kind,
+            body={"propagationPolicy": "Background", "preconditions": {"uid": uid}},
+        )
+
+    async def create(self, resource: Resource, obj: Mapping[str, Any]) -> Object:
+        """Creates an object; a conflict when its name is taken."""
+        return await self._request(
+            "POST",
+            resource.path(obj["metadata"]["namespace"]),
+            verb="create",
+            kind=resource.kind,
+            query={"fieldManager": FIELD_MANAGER},
+            body=obj,
+        )
+
+    async def replace(self, resource: Resource, obj: Mapping[str, Any]) -> Object:
+        """Replaces an object; a conflict when it is no longer at the resourceVersion that `obj` has."""
+        metadata = obj["metadata"]
+        return await self._request(
+            "PUT",
+            resource.path(metadata["namespace"], metadata["name"]),
+            verb="update",
+            kind=resource.kind,
+            query={"fieldManager": FIELD_MANAGER},
+            body=obj,
+        )
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        verb: str,
+        kind: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        accept: str = "application/json",
+        content_type: str = "application/json",
+    ) -> Object:
+        seconds = self._timeout if method == "GET" else min(self._timeout, self._fence.check())
+        started, status = time.perf_counter(), UNREACHABLE
+        try:
+            response = await self._send(
+                method,
+                path,
+                query=query,
+                body=body,
+                headers={"Accept": accept, "Content-Type": content_type},
+                bounds=aiohttp.ClientTimeout(total=seconds, sock_connect=min(10.0, seconds)),
+            )
+            async with response:
+                data = await response.read()
+                status = response.status
+            if status >= 300:
+                raise _error(status, response.headers, data)
+            # Labels, names and reasons repeat without end: sharing them keeps the cache small.
+            answer: Object = from_json(data, cache_strings="all")
+            return answer
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            reason = f"{self._connection.server} cannot be reached: {error!r}"
+            raise ApiError(UNREACHABLE, "Unreachable", reason) from error
+        finally:
+            if self._observer is not None:
+                self._observer(verb, kind, status, time.perf_counter() - started)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        bounds: aiohttp.ClientTimeout,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> aiohttp.ClientResponse:
+        shown = {key: value for key, value in (query or {}).items() if value}
+        url = f"{self._connection.server}{path}{'?' + urlencode(shown) if shown else ''}"
+        answer = await self._connection.api.call_api(
+            method,
+            url,
+            header_params={**(headers or {}), **await self._connection.headers()},
+            body=body,
+            _request_timeout=bounds,
+        )
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+
+def _error(status: int, headers: Mapping[str, str], data: bytes) -> ApiError:
+    """The API server's Status document as an error; other bodies (of proxies, say) are quoted."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = {}
+    if not isinstance(document, dict) or document.get("kind") != "Status":
+        document = {"message": data[:200].decode(errors="replace").strip()}
+    details = document.get("details") or {}
+    wait = headers.get("Retry-After") or details.get("retryAfterSeconds")
+    return ApiError(
+        status=status,
+        reason=document.get("reason") or "",
+        message=document.get("message") or f"HTTP status {status}",
+        retry_after=float(wait) if wait and str(wait).isdigit() else None,
+        causes=tuple(
+            FieldError(cause.get("field") or "", cause.get("message") or "") for cause in details.get("causes") or ()
+        ),
+    )

@@ -1,0 +1,100 @@
+"""Where the API server is and who we are: credentials of a pod, or a kubeconfig; TLS; one connection pool for all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client as kube_client
+from kubernetes.aio import config as kube_config
+from kubernetes.aio.config.config_exception import ConfigException
+from kubernetes.aio.config.kube_config import refresh_token
+
+from tandem.kube.errors import CredentialsError
+
+USER_AGENT = "tandem-operator"
+POOL_SIZE = 64
+
+Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
+
+
+class Connection:
+    """An open connection to one API server. Tokens of pods are read again every minute: they expire."""
+
+    def __init__(self, configuration: Any) -> None:
+        self._configuration = configuration
+        self.api: Any = kube_client.ApiClient(configuration)
+
+    @property
+    def server(self) -> str:
+        """The API server's address without a trailing slash."""
+        return str(self._configuration.host).rstrip("/")
+
+    async def headers(self) -> dict[str, str]:
+        """Who asks: user agent, and the authorization as it is now (client certificates need none)."""
+        found = {"User-Agent": USER_AGENT}
+        token = await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        if token:
+            found["Authorization"] = token
+        return found
+
+    def stream_session(self) -> aiohttp.ClientSession:
+        """A session for long-lived streams, with an unlimited pool of its own; the caller closes it."""
+        rest = self.api.rest_client
+
+        async def authorize(
+            request: aiohttp.ClientRequest,
+            handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
+        ) -> aiohttp.ClientResponse:
+            request.headers.update(await self.headers())
+            return await handler(request)
+
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=rest.ssl_context),
+            middlewares=(authorize,),
+            headers={"User-Agent": USER_AGENT},
+            proxy=rest.proxy,
+            read_bufsize=2**21,
+        )
+
+
+@contextlib.asynccontextmanager
+async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Connection]:
+    """A connection with the first credentials found: `kubeconfig`, $KUBECONFIG, the pod's own, ~/.kube/config.
+
+    Raises CredentialsError.
+    """
+    # The package is only partly typed.
+    config: Any = kube_config
+    refresh: Any = refresh_token
+    configuration = kube_client.Configuration()
+    configuration.connection_pool_maxsize = POOL_SIZE
+    refresher: asyncio.Task[None] | None = None
+    try:
+        if kubeconfig is None and "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            loader = await config.load_kube_config(
+                config_file=str(kubeconfig) if kubeconfig else None,
+                client_configuration=configuration,
+                persist_config=False,
+            )
+            refresher = asyncio.create_task(refresh(loader, configuration), name="credential plugin")
+    except (ConfigException, OSError, ValueError) as error:
+        tried = str(kubeconfig or os.environ.get("KUBECONFIG") or "in-cluster credentials and ~/.kube/config")
+        raise CredentialsError(
+            f"no usable Kubernetes credentials in {tried}: {error}. Set KUBECONFIG to a kubeconfig file, or run in a "
+            "pod with a ServiceAccount token."
+        ) from error
+    connection = Connection(configuration)
+    try:
+        yield connection
+    finally:
+        if refresher is not None:
+            refresher.cancel()
+        await connection.api.close()
