@@ -106,6 +106,14 @@ class ImageStore:
         manifest = json.loads(run([*self.ctr, "content", "get", listed[0].split()[2]]))
         return {layer["digest"]: int(layer["size"]) for layer in manifest["layers"]}
 
+    def remove_replaced(self) -> None:
+        """Removes images that have lost their name to a later one. Containerd keeps each under its digest as well."""
+        rows = [line.split() for line in run([*self.ctr, "images", "list"]).splitlines()[1:]]
+        targets = {row[0]: row[2] for row in rows}
+        named = {digest for name, digest in targets.items() if not name.startswith("sha256:")}
+        if replaced := [name for name, digest in targets.items() if digest not in named]:
+            run([*self.ctr, "images", "delete", *replaced])
+
     def import_stream(self, stream: IO[bytes], *, tag: str, content: str) -> None:
         """Imports an archive that holds the image `tag` from a pipe or file. Raises RigError."""
         command = [*self.ctr, "images", "import", "-"]

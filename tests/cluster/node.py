@@ -134,6 +134,7 @@ class NodeCluster(ControlPlane):
         )
         if leftovers := run(listing).split():
             run([*self.images.ctr, "containers", "delete", *leftovers])
+        self.images.remove_replaced()
         self.import_image(self._pause.parent / "image.tar")
 
     def _config(self, name: str) -> Path:
