@@ -1,0 +1,1 @@
+"""The frozen facts of a model, read from its config.json."""

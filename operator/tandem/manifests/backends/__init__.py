@@ -1,0 +1,10 @@
+"""One file per backend: what its pods need beyond a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tandem.manifests.backends import torch, vllm
+from tandem.manifests.backends.base import BackendPods
+
+BACKENDS: Mapping[str, BackendPods] = {"torch": torch.PODS, "vllm": vllm.PODS}

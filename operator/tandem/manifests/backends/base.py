@@ -1,0 +1,27 @@
+"""What a backend adds to its workers' pods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tandem.rendering.values import RoleRendering
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendPods:
+    """The backend's part of a worker's pod.
+
+    `env(mode)` are environment variables (after POD_IP), `gpus(role)` how many GPUs a worker needs, `shared_memory` whether
+    its processes talk over /dev/shm, `liveness_path` which address tells that the process is alive.
+    """
+
+    env: Callable[[str], Mapping[str, str]]
+    gpus: Callable[[RoleRendering], int]
+    shared_memory: bool
+    liveness_path: str
+
+    def env_list(self, mode: str) -> list[dict[str, Any]]:
+        """`env` as a container has it."""
+        return [{"name": name, "value": value} for name, value in self.env(mode).items()]

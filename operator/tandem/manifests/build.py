@@ -1,0 +1,98 @@
+"""`build()`: the one way from a ModelDeployment to its objects.
+
+The operator, `tandem render`, `explain`, `diff`, local mode and the tests all call it; what the operator applies is what
+`tandem render` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tandem.api.deployment import ModelDeployment, RoleName
+from tandem.api.problems import refuse
+from tandem.blueprint.model import Blueprint
+from tandem.manifests import access, names, router, timing, workers
+from tandem.manifests.cluster import Cluster
+from tandem.manifests.model import Build, KubernetesObject
+from tandem.manifests.request import rendering_request
+from tandem.manifests.revision import revision
+from tandem.manifests.sources import model_access
+from tandem.rendering.library import Library
+from tandem.rendering.pipeline import render
+
+
+def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cluster: Cluster) -> Build:
+    """Every object of `deployment`; raises `Refused` with everything that cannot be had.
+
+    Pure: no I/O, clock, network or global state, and the same input gives the same objects in the same order.
+    """
+    _check_name(deployment.metadata.name)
+    source = model_access(deployment)
+    library = _library(deployment, cluster)
+    rendering = render(rendering_request(deployment, source.facts, blueprint), library)
+    image = deployment.spec.image or cluster.images.get(deployment.spec.backend) or rendering.table.image
+    parts = workers.Workers(
+        deployment=deployment,
+        access=source,
+        rendering=rendering,
+        image=image,
+        revision=revision(model=source.identity, image=image, rendering=rendering),
+        request_seconds=_request_seconds(deployment, rendering.table.limits["timeout_seconds"]),
+        load_seconds=timing.startup_seconds(blueprint.weight_bytes if blueprint else None),
+    )
+    return Build(
+        objects=tuple(_objects(parts, cluster)),
+        parameters=tuple(value for role in rendering.roles for value in role.parameters),
+        rule_trace=tuple(hit for role in rendering.roles for hit in role.trace),
+        warnings=tuple(dict.fromkeys(text for role in rendering.roles for text in role.warnings)),
+        revision=parts.revision,
+    )
+
+
+def _objects(parts: workers.Workers, cluster: Cluster) -> Iterator[KubernetesObject]:
+    """In an order that is good for applying: accounts and rights, files, addresses, pods, then what guards them."""
+    source = parts.deployment
+    roles = list(zip(source.role_names(), parts.rendering.roles, strict=True))
+    yield from access.accounts(source)
+    yield from access.router_rights(source)
+    yield from (found for _, role in roles if (found := workers.config_map(parts, role)) is not None)
+    yield from (workers.headless_service(parts, role) for _, role in roles)
+    yield router.client_service(source)
+    yield from (workers.deployment(parts, role, name) for name, role in roles)
+    yield router.router_deployment(source, cluster=cluster, request_seconds=parts.request_seconds)
+    yield from _budgets(parts, [name for name, _ in roles])
+    yield from access.network_policies(source)
+
+
+def _budgets(parts: workers.Workers, roles: list[RoleName]) -> Iterator[KubernetesObject]:
+    budgets = [workers.disruption_budget(parts, name) for name in roles] + [router.router_budget(parts.deployment)]
+    yield from (budget for budget in budgets if budget is not None)
+
+
+def _check_name(name: str) -> None:
+    if not names.SERVICE_NAME.match(name):
+        reason = "the deployment's name becomes a Service's: a-z, 0-9 and -, a letter first, at most 63 characters"
+        raise refuse("metadata.name", name, reason, "Choose another name.")
+
+
+def _request_seconds(deployment: ModelDeployment, default: object) -> int:
+    limits = deployment.spec.limits
+    given = limits.timeout_seconds if limits else None
+    return given if given is not None else int(str(default))
+
+
+def _library(deployment: ModelDeployment, cluster: Cluster) -> Library:
+    """The cluster's library with the ConfigMaps that the deployment names."""
+    spec, library = deployment.spec, cluster.library
+    library.table(spec.backend, spec.backend_version)  # an unknown backend has no files to replace
+    if spec.rules is not None and spec.rules.config_map_ref is not None:
+        label = f"ConfigMap {spec.rules.config_map_ref.name}"
+        path = "spec.rules.configMapRef"
+        library = library.with_rules(
+            backend=spec.backend, rule_set=spec.rules.set, texts=cluster.rules, label=label, path=path
+        )
+    if spec.templates is not None:
+        label = f"ConfigMap {spec.templates.config_map_ref.name}"
+        path = "spec.templates.configMapRef"
+        library = library.with_templates(backend=spec.backend, texts=cluster.templates, label=label, path=path)
+    return library

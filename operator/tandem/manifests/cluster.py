@@ -1,0 +1,31 @@
+"""Facts of the cluster that the core needs and may not ask for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tandem.rendering.library import Library
+
+# The images of `make images`; the operator and the command line can name others.
+ROUTER_IMAGE = "tandem-operator:0.1.0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Where a deployment is built for.
+
+    `library` holds the shipped templates and rules, read and compiled once by
+    `tandem.rendering.library.load_library()` and kept by the caller. `images` has the default worker image per
+    backend. `apis` are the optional APIs that the cluster serves, as `group/version/Kind`. `rules` and `templates`
+    are file name → text of the ConfigMaps that the deployment names (`spec.rules.configMapRef`,
+    `spec.templates.configMapRef`).
+    """
+
+    library: Library
+    router_image: str = ROUTER_IMAGE
+    images: Mapping[str, str] = field(default_factory=dict)
+    apis: frozenset[str] = frozenset()
+    cluster_domain: str = "cluster.local"
+    rules: Mapping[str, str] = field(default_factory=dict)
+    templates: Mapping[str, str] = field(default_factory=dict)

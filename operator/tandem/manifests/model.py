@@ -1,0 +1,28 @@
+"""What `build()` gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tandem.rendering.values import ParameterValue, RuleHit, Source
+
+__all__ = ["Build", "KubernetesObject", "ParameterValue", "RuleHit", "Source"]
+
+KubernetesObject = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Everything a ModelDeployment stands for.
+
+    `objects` are complete and in an order that is good for applying; callers must not change them. `parameters` are the
+    effective engine parameters with their source, `rule_trace` what each rule did, `warnings` what a user should know
+    although it works, `revision` the short hash of what prefill and decode workers must agree on.
+    """
+
+    objects: tuple[KubernetesObject, ...]
+    parameters: tuple[ParameterValue, ...]
+    rule_trace: tuple[RuleHit, ...]
+    warnings: tuple[str, ...]
+    revision: str

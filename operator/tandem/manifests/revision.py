@@ -1,0 +1,43 @@
+"""The revision: a short hash of what prefill and decode workers must agree on.
+
+It covers, and nothing else:
+
+- the model's source: claim and path, or repository and revision;
+- backend, version and image: both ends of a hand-off must run the same code;
+- the flags that the mapping table lists under `agreement` (number format, block size, attention kernels…), wherever they come
+  from: parameters, rules, or extraArgs, per role.
+
+An edit of anything else keeps the revision: it rolls the role's own Deployment in place. The same function serves both modes.
+"""
+
+from __future__ import annotations
+
+import json
+
+from tandem.manifests.names import short_hash
+from tandem.rendering.pipeline import Rendering, flag_name
+from tandem.rendering.values import Argument
+
+
+def revision(*, model: str, image: str, rendering: Rendering) -> str:
+    """The revision of workers that serve `model` (its identity) from `image` as rendered."""
+    table = rendering.table
+    agreed = [[role.role, *_agreed(role.command, table.agreement)] for role in rendering.roles]
+    return short_hash(json.dumps([model, table.backend, table.version, image, agreed]))
+
+
+def _agreed(command: tuple[Argument, ...], flags: frozenset[str]) -> list[list[str]]:
+    """The flags in `flags` with everything up to the next flag, sorted; a repeated flag keeps its order."""
+    found: list[list[str]] = []
+    keep = False
+    for item in command:
+        if not isinstance(item, str):
+            continue
+        name = flag_name(item)
+        if name is not None:
+            keep = name in flags
+            if keep:
+                found.append([name, *item.split("=", 1)[1:]])
+        elif keep:
+            found[-1].append(item)
+    return sorted(found, key=lambda entry: entry[0])

@@ -1,0 +1,112 @@
+"""The router: Deployment, Service for clients, rights, PodDisruptionBudget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tandem.api.deployment import ModelDeployment, Router
+from tandem.manifests import names, timing
+from tandem.manifests.arguments import as_container_args
+from tandem.manifests.cluster import Cluster
+from tandem.manifests.metadata import Scope
+from tandem.manifests.model import KubernetesObject
+from tandem.manifests.security import pod_security, sealed_container_security
+from tandem.manifests.workers import resource_lists
+
+_RESOURCES = {"requests": {"cpu": "100m", "memory": "192Mi"}}
+
+
+def _router(deployment: ModelDeployment) -> Router:
+    return deployment.spec.router or Router()
+
+
+def router_deployment(deployment: ModelDeployment, *, cluster: Cluster, request_seconds: int) -> KubernetesObject:
+    """The router's Deployment."""
+    scope = Scope.of(deployment)
+    router = _router(deployment)
+    labels = scope.labels(names.COMPONENT_ROUTER)
+    selector = names.router_selector(scope.name)
+    head = scope.head("apps/v1", "Deployment", names.router_name(scope.name), labels)
+    return {
+        **head,
+        "spec": {
+            "replicas": router.replicas,
+            "selector": {"matchLabels": selector},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "revisionHistoryLimit": 2,
+            "template": {
+                "metadata": {"labels": dict(labels)},
+                "spec": _pod(deployment, router, cluster, request_seconds),
+            },
+        },
+    }
+
+
+def _pod(deployment: ModelDeployment, router: Router, cluster: Cluster, request_seconds: int) -> dict[str, Any]:
+    spec = deployment.spec
+    container: dict[str, Any] = {
+        "name": names.ROUTER_CONTAINER,
+        "image": cluster.router_image,
+        "command": ["tandem"],
+        "args": as_container_args(_arguments(deployment, router, request_seconds)),
+        "ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT, "protocol": "TCP"}],
+        "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - in the pod
+        "resources": resource_lists(router.resources) or {kind: dict(value) for kind, value in _RESOURCES.items()},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - in the pod
+        "securityContext": sealed_container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        **timing.router_probes(),
+    }
+    if spec.image_pull_policy:
+        container["imagePullPolicy"] = spec.image_pull_policy
+    pod: dict[str, Any] = {
+        "serviceAccountName": names.router_name(deployment.metadata.name),
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": timing.grace_seconds(request_seconds) + timing.SLACK_SECONDS,
+        "securityContext": pod_security(),
+        "containers": [container],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+    if spec.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": reference.name} for reference in spec.image_pull_secrets]
+    return pod
+
+
+def _arguments(deployment: ModelDeployment, router: Router, request_seconds: int) -> list[str]:
+    """`tandem router …`; the router drains by itself on SIGTERM, so it has no preStop hook."""
+    scope = Scope.of(deployment)
+    return [
+        "router",
+        *("--deployment", scope.name, "--namespace", scope.namespace),
+        *("--backend", deployment.spec.backend, "--mode", deployment.spec.mode, "--policy", router.policy),
+        *("--host", "0.0.0.0", "--port", str(names.HTTP_PORT)),
+        *("--served-model-name", deployment.served_name),
+        # A worker ends a request by itself; the router waits a little longer, so that its answer is the one that counts.
+        *("--request-seconds", str(request_seconds + timing.SLACK_SECONDS)),
+        *("--drain-seconds", str(timing.DRAIN_SECONDS)),
+        *("--grace-seconds", str(timing.grace_seconds(request_seconds))),
+    ]
+
+
+def client_service(deployment: ModelDeployment) -> KubernetesObject:
+    """The one address of the deployment: NAME:8000."""
+    scope = Scope.of(deployment)
+    head = scope.head("v1", "Service", names.service_name(scope.name), scope.labels(names.COMPONENT_ROUTER))
+    port = {
+        "name": names.HTTP_PORT_NAME,
+        "port": names.HTTP_PORT,
+        "targetPort": names.HTTP_PORT_NAME,
+        "protocol": "TCP",
+    }
+    return {**head, "spec": {"type": "ClusterIP", "selector": names.router_selector(scope.name), "ports": [port]}}
+
+
+def router_budget(deployment: ModelDeployment) -> KubernetesObject | None:
+    """Lets one router go at a time when there are several."""
+    if _router(deployment).replicas < 2:
+        return None
+    scope = Scope.of(deployment)
+    labels = scope.labels(names.COMPONENT_ROUTER)
+    head = scope.head("policy/v1", "PodDisruptionBudget", names.router_name(scope.name), labels)
+    selector = {"matchLabels": names.router_selector(scope.name)}
+    return {**head, "spec": {"maxUnavailable": 1, "selector": selector}}

@@ -1,0 +1,184 @@
+"""The objects of one role: Deployment, headless Service, ConfigMap, PodDisruptionBudget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tandem.api.deployment import ModelDeployment, Resources, RoleName
+from tandem.manifests import names, timing
+from tandem.manifests.arguments import as_container_args
+from tandem.manifests.backends import BACKENDS
+from tandem.manifests.backends.base import BackendPods
+from tandem.manifests.metadata import Scope
+from tandem.manifests.model import KubernetesObject
+from tandem.manifests.overlay import apply_overlay
+from tandem.manifests.security import pod_security, sealed_container_security
+from tandem.manifests.sources import ModelAccess
+from tandem.rendering.pipeline import Rendering
+from tandem.rendering.values import RoleRendering
+
+CONFIG_DIR = "/etc/tandem"
+GPU_RESOURCE = "nvidia.com/gpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """What the objects of all roles are made from. `request_seconds` bounds one request, `load_seconds` the start."""
+
+    deployment: ModelDeployment
+    access: ModelAccess
+    rendering: Rendering
+    image: str
+    revision: str
+    request_seconds: int
+    load_seconds: int
+
+
+def config_map(workers: Workers, role: RoleRendering) -> KubernetesObject | None:
+    """The role's files; its name is made from their content, so it never changes."""
+    if not role.files:
+        return None
+    scope = Scope.of(workers.deployment)
+    head = scope.head("v1", "ConfigMap", _config_name(workers, role), scope.labels(role.role))
+    head["metadata"]["labels"][names.LABEL_ROLE] = role.role
+    return {**head, "immutable": True, "data": dict(role.files)}
+
+
+def _config_name(workers: Workers, role: RoleRendering) -> str:
+    content = names.short_hash(json.dumps(role.files, sort_keys=True))
+    return names.config_name(workers.deployment.metadata.name, role.role, content)
+
+
+def headless_service(workers: Workers, role: RoleRendering) -> KubernetesObject:
+    """Makes EndpointSlices that carry role and revision as labels."""
+    scope = Scope.of(workers.deployment)
+    labels = names.role_labels(scope.name, role.role, workers.revision)
+    head = scope.head("v1", "Service", names.workers_name(scope.name, role.role, workers.revision), labels)
+    port = {
+        "name": names.HTTP_PORT_NAME,
+        "port": names.HTTP_PORT,
+        "targetPort": names.HTTP_PORT_NAME,
+        "protocol": "TCP",
+    }
+    selector = names.revision_selector(scope.name, role.role, workers.revision)
+    return {**head, "spec": {"clusterIP": "None", "selector": selector, "ports": [port]}}
+
+
+def deployment(workers: Workers, role: RoleRendering, name: RoleName) -> KubernetesObject:
+    """The role's Deployment; raises `Refused` for an overlay that cannot be merged."""
+    source = workers.deployment
+    scope = Scope.of(source)
+    labels = names.role_labels(scope.name, name, workers.revision)
+    head = scope.head("apps/v1", "Deployment", names.workers_name(scope.name, name, workers.revision), labels)
+    template: dict[str, Any] = {"metadata": {"labels": dict(labels)}, "spec": _pod(workers, role, name)}
+    overlay = source.role(name).pod_template
+    if overlay is not None:
+        template = apply_overlay(template, overlay, f"spec.roles.{name}.podTemplate")
+    surge = source.spec.rollout.max_surge if source.spec.rollout else 1
+    return {
+        **head,
+        "spec": {
+            "replicas": source.replicas(name),
+            "selector": {"matchLabels": names.revision_selector(scope.name, name, workers.revision)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": surge}},
+            "progressDeadlineSeconds": workers.load_seconds + 600,
+            "revisionHistoryLimit": 2,
+            "template": template,
+        },
+    }
+
+
+def disruption_budget(workers: Workers, name: RoleName) -> KubernetesObject | None:
+    """Lets one worker of the role go at a time; for a single worker it would only block node drains."""
+    if workers.deployment.replicas(name) < 2:
+        return None
+    scope = Scope.of(workers.deployment)
+    labels = scope.labels(name) | {names.LABEL_ROLE: name}
+    head = scope.head("policy/v1", "PodDisruptionBudget", names.role_name(scope.name, name), labels)
+    selector = {"matchLabels": names.role_selector(scope.name, name)}
+    return {**head, "spec": {"maxUnavailable": 1, "selector": selector}}
+
+
+def _pod(workers: Workers, role: RoleRendering, name: RoleName) -> dict[str, Any]:
+    spec = workers.deployment.spec
+    backend = BACKENDS[spec.backend]
+    volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}, *map(dict, workers.access.volumes)]
+    if role.files:
+        volumes.append({"name": "config", "configMap": {"name": _config_name(workers, role)}})
+    if backend.shared_memory:
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+    pod: dict[str, Any] = {
+        "serviceAccountName": names.worker_account(workers.deployment.metadata.name),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": timing.grace_seconds(workers.request_seconds),
+        "securityContext": pod_security(),
+        "containers": [_container(workers, role, name, backend)],
+        "volumes": volumes,
+    }
+    if spec.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": reference.name} for reference in spec.image_pull_secrets]
+    return pod
+
+
+def _container(workers: Workers, role: RoleRendering, name: RoleName, backend: BackendPods) -> dict[str, Any]:
+    spec = workers.deployment.spec
+    program = len(workers.rendering.table.command)
+    mounts: list[dict[str, Any]] = [{"name": "tmp", "mountPath": "/tmp"}, *map(dict, workers.access.mounts)]  # noqa: S108 - in the pod
+    if role.files:
+        mounts.append({"name": "config", "mountPath": CONFIG_DIR, "readOnly": True})
+    if backend.shared_memory:
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - in the pod
+    container: dict[str, Any] = {
+        "name": names.WORKER_CONTAINER,
+        "image": workers.image,
+        "command": as_container_args(role.command[:program]),
+        "args": as_container_args(role.command[program:]),
+        "ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT, "protocol": "TCP"}],
+        "env": _env(workers, role, backend),
+        "volumeMounts": mounts,
+        "securityContext": sealed_container_security(),
+        "lifecycle": timing.drain_hook(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        **timing.worker_probes(liveness_path=backend.liveness_path, window_seconds=workers.load_seconds),
+    }
+    resources = _resources(workers.deployment.role(name).resources, backend.gpus(role))
+    if resources:
+        container["resources"] = resources
+    if spec.image_pull_policy:
+        container["imagePullPolicy"] = spec.image_pull_policy
+    return container
+
+
+def _env(workers: Workers, role: RoleRendering, backend: BackendPods) -> list[dict[str, Any]]:
+    mode = workers.deployment.spec.mode
+    # The root file system is read-only; what libraries cache below the home directory goes to /tmp.
+    env: list[dict[str, Any]] = [{"name": "HOME", "value": "/tmp"}]  # noqa: S108 - in the pod
+    if mode == "disagg":
+        env.append({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
+    env += [
+        {"name": item["name"], "value": role.environment[item["name"]]} if item["name"] in role.environment else item
+        for item in backend.env_list(mode)
+    ]
+    known = {item["name"] for item in env}
+    env += [{"name": key, "value": value} for key, value in role.environment.items() if key not in known]
+    return env + [dict(item) for item in workers.access.env]
+
+
+def resource_lists(resources: Resources | None) -> dict[str, dict[str, str]]:
+    """`resources` as a container has them: quantities are texts, what is not given is left out."""
+    given: Mapping[str, Mapping[str, int | str] | None] = (
+        {} if resources is None else {"requests": resources.requests, "limits": resources.limits}
+    )
+    return {kind: {key: str(value) for key, value in amounts.items()} for kind, amounts in given.items() if amounts}
+
+
+def _resources(resources: Resources | None, gpus: int) -> dict[str, dict[str, str]]:
+    """The user's resources; GPUs are added unless the user names a device of any vendor (`nvidia.com/gpu: 0` for none)."""
+    lists = resource_lists(resources)
+    if gpus and not any("/" in key for amounts in lists.values() for key in amounts):
+        lists["limits"] = {**lists.get("limits", {}), GPU_RESOURCE: str(gpus)}
+    return lists

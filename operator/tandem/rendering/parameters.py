@@ -1,0 +1,129 @@
+"""From what the user gave to the effective value of each parameter, with its source.
+
+A value comes, in this order, from the role, from the values for all roles, from a rule, from the backend's default, from the
+model's blueprint. Rules run in two phases: their lines are evaluated on a copy, then what they gave is applied
+where the user said nothing. The input is never changed, so the same input gives the same values every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from tandem.api.parameters import EngineParameters
+from tandem.api.problems import Problem, Refused, shorten
+from tandem.rendering.mapping import PARAMETER_NAMES, MappingTable, Target, Unsupported
+from tandem.rendering.rules import Line, RuleFile
+from tandem.rendering.values import ParameterValue, RuleHit, Source, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value that the user wrote, and where (`spec.parameters.maxSeqLen`)."""
+
+    value: Value
+    source: Source
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The parameters of one role, what they became, and what the rules did."""
+
+    parameters: tuple[ParameterValue, ...]
+    targets: tuple[Target, ...]
+    trace: tuple[RuleHit, ...]
+
+
+def resolve(
+    *,
+    role: str,
+    given: Mapping[str, Given],
+    table: MappingTable,
+    rules: RuleFile,
+    context: Mapping[str, object],
+    blueprint: Mapping[str, Value],
+) -> Resolved:
+    """Effective parameters of `role`; raises `Refused` with every value that the backend cannot honour.
+
+    `context` has the values of `rules.CONTEXT_NAMES`; `blueprint` parameters that the model's facts give.
+    """
+    defaults = {name: (value, "default", _default_path(table)) for name, value in table.defaults.items()}
+    derived = {name: (value, "blueprint", "config.json") for name, value in blueprint.items()}
+    chosen: dict[str, tuple[Value, Source, str]] = {**derived, **defaults}  # type: ignore[dict-item]
+    from_rules, trace = _run_rules(role, given, chosen, rules, context)
+    chosen |= from_rules
+    chosen |= {name: (value.value, value.source, value.path) for name, value in given.items()}
+    return _map(role, chosen, table, str(context["mode"]), trace)
+
+
+def _default_path(table: MappingTable) -> str:
+    return f"templates/{table.backend}/mapping.{table.version}.yaml"
+
+
+def _run_rules(
+    role: str,
+    given: Mapping[str, Given],
+    fallback: Mapping[str, tuple[Value, Source, str]],
+    rules: RuleFile,
+    context: Mapping[str, object],
+) -> tuple[dict[str, tuple[Value, Source, str]], tuple[RuleHit, ...]]:
+    if not rules.lines:
+        return {}, ()
+    values: dict[str, object] = dict.fromkeys(PARAMETER_NAMES) | dict(context)
+    values |= {name: value for name, (value, _, _) in fallback.items()}
+    values |= {name: value.value for name, value in given.items()}
+    results: dict[str, tuple[Value, Source, str]] = {}
+    trace = []
+    for line, raw in rules.assignments(role, values):
+        if raw is None:
+            trace.append(RuleHit(role, line.name, None, line.location, "empty"))
+            continue
+        value = _valid(line, raw)
+        overridden = line.name in given
+        if not overridden:
+            values[line.name] = value
+            results[line.name] = (value, "rule", line.location)
+        trace.append(RuleHit(role, line.name, value, line.location, "overridden" if overridden else "applied"))
+    return results, tuple(trace)
+
+
+def _valid(line: Line, raw: object) -> Value:
+    value = tuple(raw) if isinstance(raw, list) else raw
+    try:
+        EngineParameters.model_validate({line.name: value}, by_name=True, by_alias=False)
+    except ValidationError as error:
+        where = f"{line.location}:{line.column}"
+        reason = f"the rule gives a value that {line.name} cannot have: {error.errors()[0]['msg']}"
+        raise Refused((Problem(where, shorten(raw), reason, "Correct the rule."),)) from None
+    return value  # type: ignore[return-value]
+
+
+def _map(
+    role: str,
+    chosen: Mapping[str, tuple[Value, Source, str]],
+    table: MappingTable,
+    mode: str,
+    trace: tuple[RuleHit, ...],
+) -> Resolved:
+    parameters, targets, problems = [], [], []
+    for name in PARAMETER_NAMES:
+        if name not in chosen:
+            continue
+        value, source, path = chosen[name]
+        target = table.entries[name].target(value, mode)
+        if isinstance(target, Unsupported):
+            reason = f"{table.backend} {table.version} cannot honour it: {target.reason}"
+            problems.append(Problem(path, shorten(value), reason, target.fix))
+            continue
+        targets.append(target)
+        parameters.append(ParameterValue(role, name, value, source, path, _shown(target)))
+    if problems:
+        raise Refused(problems)
+    return Resolved(tuple(parameters), tuple(targets), trace)
+
+
+def _shown(target: Target) -> tuple[str, ...]:
+    return target.arguments or tuple(f"{name}={value}" for name, value in target.environment)

@@ -1,0 +1,203 @@
+"""Rendering: from a request to how the workers of each role are started. One pure function, `render`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from tandem.api.problems import Problem, Refused, refuse, shorten
+from tandem.rendering.library import Library
+from tandem.rendering.mapping import MappingTable
+from tandem.rendering.parameters import Given, Resolved, resolve
+from tandem.rendering.templates import YamlTemplate
+from tandem.rendering.values import Argument, EnvRef, RoleRendering, Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleRequest:
+    """One pool of workers: the parameters that the user gave for it and arguments to pass on as they are."""
+
+    name: str
+    given: Mapping[str, Given]
+    extra_arguments: tuple[str, ...] = ()
+    extra_path: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """The model as the worker sees it: a directory or repository, its revision there, the name for clients."""
+
+    path: str
+    served_name: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Everything that rendering depends on.
+
+    `limits` are those that the user gave, by snake_case name. `facts` are values of rule names (`rules.CONTEXT_NAMES`)
+    beside role, mode, backend and version. `blueprint` are parameters that the model's facts give. `names` are
+    what templates may use beyond the names listed in `_names`.
+    """
+
+    backend: str
+    version: str | None
+    mode: str
+    rule_set: str
+    roles: tuple[RoleRequest, ...]
+    model: ModelFacts
+    limits: Mapping[str, Given] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+    blueprint: Mapping[str, Value] = field(default_factory=dict)
+    names: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """The result: the table that was used, and each role in the order of the request."""
+
+    table: MappingTable
+    roles: tuple[RoleRendering, ...]
+
+
+def render(request: Request, library: Library) -> Rendering:
+    """How each role's workers are started; raises `Refused` with everything that cannot be had."""
+    table = library.table(request.backend, request.version)
+    limits = _limits(request, table)
+    resolved: list[Resolved] = []
+    problems: list[Problem] = []
+    for role in request.roles:
+        problems += _reserved(role, table.reserved[request.mode])
+        try:
+            resolved.append(_resolve(request, role, table, library))
+        except Refused as refused:
+            problems += refused.problems
+    if problems:
+        raise Refused(dict.fromkeys(problems))
+    _check_match(request, resolved, table)
+    templates = library.arguments(table), library.files(table)
+    roles = (
+        _role(request, role, values, table, limits, templates)
+        for role, values in zip(request.roles, resolved, strict=True)
+    )
+    return Rendering(table, tuple(roles))
+
+
+def _resolve(request: Request, role: RoleRequest, table: MappingTable, library: Library) -> Resolved:
+    context = {
+        **dict.fromkeys(("isl", "osl", "ttft_ms", "tpot_ms", "model_max_len", "model_params")),
+        **dict.fromkeys(("model_weight_bytes", "model_kv_bytes_per_token")),
+        **request.facts,
+        **{"role": role.name, "mode": request.mode, "backend": table.backend, "version": table.version},
+    }
+    return resolve(
+        role=role.name,
+        given=role.given,
+        table=table,
+        rules=library.rule_file(request.rule_set, table.backend),
+        context=context,
+        blueprint=request.blueprint,
+    )
+
+
+def _limits(request: Request, table: MappingTable) -> dict[str, Value | None]:
+    refused = [
+        Problem(given.path, shorten(given.value), table.limits_refused[name].reason, table.limits_refused[name].fix)
+        for name, given in request.limits.items()
+        if name not in table.limits
+    ]
+    if refused:
+        raise Refused(refused)
+    return {**table.limits, **{name: given.value for name, given in request.limits.items()}}
+
+
+def _reserved(role: RoleRequest, reserved: Collection[str]) -> list[Problem]:
+    """Extra arguments that would take over a flag that the deployment depends on, abbreviated or not."""
+    problems = []
+    for index, argument in enumerate(role.extra_arguments):
+        flag = flag_name(argument)
+        if flag is not None and any(name.startswith(flag) for name in reserved):
+            reason = "this flag is set by Tandem: another value would cut the worker off from its Service or its peers"
+            problems.append(Problem(f"{role.extra_path}[{index}]", shorten(argument), reason, "Remove it."))
+    return problems
+
+
+def flag_name(argument: str) -> str | None:
+    """The flag's name in an argument (`--max_num_seqs=3` → `--max-num-seqs`), None when it is no flag."""
+    if not argument.startswith("-") or argument in ("-", "--"):
+        return None
+    return argument.split("=", 1)[0].split(".", 1)[0].replace("_", "-")
+
+
+def _check_match(request: Request, resolved: list[Resolved], table: MappingTable) -> None:
+    if request.mode != "disagg":
+        return
+    values = [{item.name: item for item in role.parameters} for role in resolved]
+    problems = []
+    for name in table.must_match:
+        found = [role.get(name) for role in values]
+        if len({None if item is None else item.value for item in found}) > 1:
+            item = next(item for item in reversed(found) if item is not None)
+            reason = f"prefill and decode must have the same {name}: the KV cache goes from one to the other"
+            problems.append(Problem(item.detail, shorten(item.value), reason, "Set it for both in spec.parameters."))
+    if problems:
+        raise Refused(problems)
+
+
+def _role(
+    request: Request,
+    role: RoleRequest,
+    values: Resolved,
+    table: MappingTable,
+    limits: Mapping[str, Value | None],
+    templates: tuple[YamlTemplate, Mapping[str, YamlTemplate]],
+) -> RoleRendering:
+    arguments, files = templates
+    flags = [argument for target in values.targets for argument in target.arguments]
+    names = {
+        **request.names,
+        "model": {
+            "path": request.model.path,
+            "served_name": request.model.served_name,
+            "revision": request.model.revision,
+        },
+        "role": role.name,
+        "mode": request.mode,
+        "backend": table.backend,
+        "version": table.version,
+        "params": {item.name: item.value for item in values.parameters},
+        "limits": limits,
+        "flags": flags,
+    }
+    rendered = _arguments(arguments, names)
+    return RoleRendering(
+        role=role.name,
+        command=(*table.command, *rendered, *role.extra_arguments),
+        files={name: template.render(names)[0] for name, template in files.items()},
+        environment={name: value for target in values.targets for name, value in target.environment},
+        parameters=values.parameters,
+        trace=values.trace,
+        warnings=(),
+    )
+
+
+def _arguments(template: YamlTemplate, names: Mapping[str, object]) -> tuple[Argument, ...]:
+    """The command line: a YAML list of texts, numbers and `{env: NAME}`."""
+    _, document = template.render(names)
+    if not isinstance(document, list):
+        raise refuse(template.location, None, "the template must give a YAML list of arguments", "Begin lines with -.")
+    arguments: list[Argument] = []
+    for index, item in enumerate(document):
+        match item:
+            case bool() | None | list():
+                pass
+            case {"env": str(name), **rest} if not rest:
+                arguments.append(EnvRef(name))
+                continue
+            case str() | int() | float():
+                arguments.append(str(item))
+                continue
+        where = f"{template.location}: argument {index + 1}"
+        raise refuse(where, item, "an argument is a text, a number or {env: NAME}", "Put quotes around it.")
+    return tuple(arguments)

@@ -1,0 +1,137 @@
+"""Templates: YAML text in which every `{{ expression }}` becomes a JSON value.
+
+So a value can never be more than a value: quotes, newlines, braces and YAML syntax in it stay data, and an author
+cannot forget a filter. An expression therefore stands for a whole value (`- {{ name }}`), never for a part of one
+(`- --name={{ name }}` is refused when the template is loaded; write `- {{ "--name=" ~ name }}`). Templates run in a sandbox
+and see nothing but the names they are given; an undefined name is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+
+from tandem.api.problems import refuse
+from tandem.rendering.text import to_json
+
+MAX_TEMPLATE_CHARACTERS = 65_536
+_FILTERS = frozenset(
+    "default d length join lower upper replace trim first last sort unique list string int items dictsort min max abs".split()
+)
+# On its line, only dashes and a key may stand before an expression, and nothing after it.
+_BEFORE_VALUE = re.compile(r"(^|\n) *((- +)+([A-Za-z_][\w.-]*: +)?|[A-Za-z_][\w.-]*: +)$")
+_AFTER_VALUE = re.compile(r" *(\n|$)")
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """The sandbox, without what could take unbounded time or memory."""
+
+    intercepted_binops = frozenset(["*", "**", "%"])
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator != "%" and not (isinstance(left, int | float) and isinstance(right, int | float)):
+            raise SecurityError(f"{operator} is for numbers only")
+        if operator == "**" or isinstance(left, str):
+            raise SecurityError(f"{operator} is not allowed in templates")
+        return super().call_binop(context, operator, left, right)
+
+
+def template_environment() -> ImmutableSandboxedEnvironment:
+    """The environment that all templates are compiled in; keeps no state between renderings."""
+    environment = _Environment(
+        undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.globals.clear()
+    environment.filters = {name: rule for name, rule in environment.filters.items() if name in _FILTERS}
+    environment.filters["to_json"] = to_json
+    return environment
+
+
+@dataclass(frozen=True, slots=True)
+class YamlTemplate:
+    """A compiled template. `location` names it in messages (`templates/torch/config.1.yml.j2`)."""
+
+    location: str
+    template: Template
+
+    def render(self, names: Mapping[str, object]) -> tuple[str, object]:
+        """Text and what the text says as YAML; raises `Refused` with the template's line."""
+        try:
+            text = self.template.render(names)
+        except (TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+            line = _line_of(error, self.location)
+            where = f"{self.location}:{line}" if line else self.location
+            raise refuse(where, None, f"the template fails: {error}", "Correct it or use the shipped one.") from error
+        return text, _parse(text, self.location)
+
+
+def compile_template(environment: ImmutableSandboxedEnvironment, *, location: str, source: str) -> YamlTemplate:
+    """Compiles `source`; raises `Refused` with line for syntax errors and for expressions that are a part of a value."""
+    if len(source) > MAX_TEMPLATE_CHARACTERS:
+        fix = f"Keep it below {MAX_TEMPLATE_CHARACTERS} characters."
+        raise refuse(location, len(source), "the template is too long", fix)
+    try:
+        tree = environment.parse(source, location, location)
+        _check(tree, location)
+        code = environment.compile(tree, location, location)
+    except TemplateSyntaxError as error:
+        where = f"{location}:{error.lineno}"
+        raise refuse(
+            where, None, f"malformed template: {error.message}", "Correct it or use the shipped one."
+        ) from None
+    except RecursionError:
+        raise refuse(location, None, "the template is nested too deeply", "Make it simpler.") from None
+    return YamlTemplate(location, Template.from_code(environment, code, {}))
+
+
+def _check(tree: nodes.Template, location: str) -> None:
+    for kind in (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends):
+        for node in tree.find_all(kind):
+            raise refuse(
+                f"{location}:{node.lineno}", None, "a template cannot read other templates", "Write it out here."
+            )
+    for output in tree.find_all(nodes.Output):
+        for index, node in enumerate(output.nodes):
+            if isinstance(node, nodes.TemplateData):
+                continue
+            before = _text(output.nodes[index - 1]) if index else ""
+            after = _text(output.nodes[index + 1]) if index + 1 < len(output.nodes) else ""
+            if before is None or after is None or not (_BEFORE_VALUE.search(before) and _AFTER_VALUE.match(after)):
+                reason = "an expression must be a whole value, with its dash or key in the same block"
+                fix = 'Write - {{ "--flag=" ~ name }} instead of - --flag={{ name }}.'
+                raise refuse(f"{location}:{node.lineno}", None, reason, fix)
+
+
+def _text(node: nodes.Node) -> str | None:
+    return node.data if isinstance(node, nodes.TemplateData) else None
+
+
+def _finalize(value: object) -> str:
+    if isinstance(value, Undefined):
+        return str(value)  # raises: the name is undefined
+    return to_json(value)
+
+
+def _line_of(error: BaseException, location: str) -> int | None:
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == location:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _parse(text: str, location: str) -> object:
+    try:
+        return yaml.load(text, Loader=yaml.CSafeLoader)  # noqa: S506 - the safe loader, in C
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f", line {mark.line + 1} of its output" if mark else ""
+        reason = f"the template does not give YAML{at}: {getattr(error, 'problem', None) or error}"
+        raise refuse(location, None, reason, "Correct it or use the shipped one.") from None

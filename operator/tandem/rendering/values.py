@@ -1,0 +1,70 @@
+"""The values that pass between the stages of rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Scalar = bool | int | float | str
+Value = Scalar | tuple[int, ...]
+Source = Literal["user", "parameters", "rule", "default", "blueprint"]
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterValue:
+    """An effective engine parameter of a role, where its value comes from and what it became.
+
+    `name` is the unified name in snake_case. `source`: user (the role's own), parameters (spec.parameters), rule,
+    default or blueprint; `detail` locates it (`spec.roles.decode.parameters.maxBatchSize`, `rules/vllm.rule:12`).
+    `arguments` are the command-line arguments it became (none when the value is what the engine does anyway).
+    """
+
+    role: str
+    name: str
+    value: Value
+    source: Source
+    detail: str
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RuleHit:
+    """What one line of a rule file did for one role.
+
+    `location` is `rules/vllm.rule:12`, `value` what the line evaluated to, `outcome` whether it became the parameter's
+    value: applied, overridden (a user's value wins) or empty (the expression gave none).
+    """
+
+    role: str
+    name: str
+    value: Value | None
+    location: str
+    outcome: Literal["applied", "overridden", "empty"]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvRef:
+    """An argument that is the value of an environment variable of the container."""
+
+    name: str
+
+
+Argument = str | EnvRef
+
+
+@dataclass(frozen=True, slots=True)
+class RoleRendering:
+    """How the workers of one role are started.
+
+    `command` begins with the program. `files` are name → text, below the directory that the request named. `environment` are
+    variables that parameters became.
+    """
+
+    role: str
+    command: tuple[Argument, ...]
+    files: Mapping[str, str]
+    environment: Mapping[str, str]
+    parameters: tuple[ParameterValue, ...]
+    trace: tuple[RuleHit, ...]
+    warnings: tuple[str, ...]
