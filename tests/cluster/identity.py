@@ -23,15 +23,22 @@ class ProcessIdentity:
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
-        """The identity of a running process. Raises ProcessLookupError when there is none."""
-        started = _start_time(pid)
-        if started is None:
+        """The identity of a process, also of a child that has ended and was not waited for yet.
+
+        Raises ProcessLookupError when there is none.
+        """
+        found = _state_and_start(pid)
+        if found is None:
             raise ProcessLookupError(pid)
-        return cls(pid=pid, started=started, boot=_boot_id())
+        return cls(pid=pid, started=found[1], boot=_boot_id())
 
     def is_alive(self) -> bool:
         """Whether this very process still runs. A zombie does not."""
-        return _start_time(self.pid) == self.started and _boot_id() == self.boot
+        found = _state_and_start(self.pid)
+        if found is None:
+            return False
+        state, started = found
+        return state not in "ZX" and started == self.started and _boot_id() == self.boot
 
     def send(self, signal_number: signal.Signals) -> bool:
         """Signals this very process; False when it is gone. No other process is ever signalled in its place."""
@@ -80,15 +87,14 @@ def end_processes(identities: list[ProcessIdentity], *, grace: float) -> list[Pr
     return [identity for identity in killed if not identity.wait(timeout=10)]
 
 
-def _start_time(pid: int) -> int | None:
+def _state_and_start(pid: int) -> tuple[str, int] | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The second field is the command in parentheses and may itself hold spaces and parentheses.
     fields = stat.rpartition(")")[2].split()
-    state, started = fields[0], int(fields[19])
-    return None if state in "ZX" else started
+    return fields[0], int(fields[19])
 
 
 def _boot_id() -> str:

@@ -81,6 +81,13 @@ def test_folder_with_an_unreadable_record_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "other").exists()
 
 
+def test_child_that_ended_already_has_an_identity_and_is_not_alive() -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not ProcessIdentity.of(child.pid).is_alive()
+    child.wait()
+
+
 def test_process_that_ignores_the_request_is_killed() -> None:
     stubborn = subprocess.Popen(["sh", "-c", "trap '' TERM; echo ready; sleep 60 & wait; wait"], stdout=subprocess.PIPE)
     assert stubborn.stdout is not None
