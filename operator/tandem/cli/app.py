@@ -1,0 +1,100 @@
+"""The command `tandem`: a table of subcommands, each imported only when it is called, and how errors are told."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+import click
+
+from tandem.api.problems import Refused
+
+EXIT_REFUSED = 1
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A subcommand: the attribute `command` of `module`."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "render": Entry("tandem.cli.render", "Print the objects that a ModelDeployment is made of."),
+    "explain": Entry("tandem.cli.explain", "Show each engine parameter with the source of its value."),
+    "validate": Entry("tandem.cli.validate", "Check a file; exit 1 with path and reason for every problem."),
+    "diff": Entry("tandem.cli.diff", "Compare a file with what the cluster holds; exit 1 on a difference."),
+    "crds": Entry("tandem.cli.crds", "Print the CustomResourceDefinitions."),
+    "local": Entry("tandem.cli.local", "Run a deployment as processes on this machine."),
+    "operator": Entry("tandem.cli.operator", "Run the operator."),
+    "router": Entry("tandem.cli.router", "Run the router of one deployment."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows names and summaries of its commands without importing them."""
+
+    def __init__(self, entries: Mapping[str, Entry], **attributes: object) -> None:
+        super().__init__(**attributes)  # type: ignore[arg-type]
+        self._entries = entries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names, in the order of the table."""
+        return list(self._entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports the command; a name that is none is refused with the nearest one."""
+        entry = self._entries.get(cmd_name)
+        if entry is None:
+            if cmd_name.startswith("-"):
+                return None
+            raise click.NoSuchCommand(cmd_name, possibilities=self._entries, ctx=ctx)
+        command: click.Command = import_module(entry.module).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Lists the commands from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in self._entries.items()])
+
+
+@click.group(
+    "tandem",
+    cls=LazyGroup,
+    entries=COMMANDS,
+    epilog="Example: tandem validate -f deployment.yaml && tandem local up -f deployment.yaml",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="tandem-operator")
+def root() -> None:
+    """LLM deployments on Kubernetes, aggregated or disaggregated."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line and returns its exit code. Problems go to stderr, one line each."""
+    try:
+        outcome = root.main(args=list(arguments), prog_name="tandem", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Refused as refused:
+        for problem in refused.problems:
+            click.echo(f"error: {problem}", err=True)
+        return EXIT_REFUSED
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away; the interpreter must not try to flush into the closed pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_REFUSED
+    return outcome if isinstance(outcome, int) else 0

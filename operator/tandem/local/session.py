@@ -1,0 +1,66 @@
+"""`tandem local up` from its arguments to its exit code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import click
+from rich.console import Console
+
+from tandem.api.load import load_deployment
+from tandem.api.problems import Problem, Refused
+from tandem.local.client import complete
+from tandem.local.display import Display, show_tail
+from tandem.local.signals import run_until_signalled
+from tandem.local.supervisor import Supervisor, UnitFailed
+from tandem.local.up import LocalOptions, address, plan_deployment, run_directory, running, watched
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What `--once` asks; `max_tokens` None leaves the length to the server."""
+
+    prompt: str
+    max_tokens: int | None
+
+
+def run_session(file: Path, options: LocalOptions, *, question: Question | None, verbose: bool) -> int:
+    """Runs the deployment in `file` until it is asked to stop; the exit code. Raises `Refused`."""
+    return run_until_signalled(_session(file, options, question=question, verbose=verbose))
+
+
+async def _session(file: Path, options: LocalOptions, *, question: Question | None, verbose: bool) -> int:
+    deployment = load_deployment(file)
+    console = Console(stderr=True)
+    try:
+        with run_directory() as directory:
+            plan = plan_deployment(deployment, options, directory=directory)
+            with Display(plan, console, verbose=verbose) as display:
+                async with running(plan, directory=directory, observer=display) as supervisor:
+                    display.close()
+                    await _serve(supervisor, question, model=deployment.served_name, display=display)
+    except UnitFailed as failure:
+        show_tail(console, failure.cause)
+        raise refused_by(failure) from None
+    return 0
+
+
+async def _serve(supervisor: Supervisor, question: Question | None, *, model: str, display: Display) -> None:
+    base_url = address(supervisor.plan)
+    if question is None:
+        display.say(f"{supervisor.plan.deployment} answers as model {model}; Ctrl-C ends it")
+        click.echo(base_url)
+        await supervisor.until_failed()
+        return
+    async with aiohttp.ClientSession() as session:
+        asking = complete(session, base_url, model=model, prompt=question.prompt, max_tokens=question.max_tokens)
+        click.echo(await watched(supervisor, asking))
+
+
+def refused_by(failure: UnitFailed) -> Refused:
+    """A unit that was given up, as a located error."""
+    cause = failure.cause
+    reason = cause.reason if cause.attempts == 1 else f"{cause.reason}, {cause.attempts} times in a row"
+    return Refused([Problem(cause.unit, "", reason, f"All it wrote is in {failure.log}.")])
