@@ -18,8 +18,8 @@ _DENSE = frozenset(("llama", "mistral", "qwen2", "qwen3"))
 class Blueprint:
     """Facts of a model.
 
-    `digest` identifies the configuration. `weight_bytes` and `kv_bytes_per_token` are for the number format that config.json names; a
-    fact that the configuration does not give is None.
+    `digest` identifies the configuration. `weight_bytes` and `kv_bytes_per_token` are for the number format that
+    config.json names; a fact that the configuration does not give is None.
     """
 
     digest: str
@@ -87,11 +87,12 @@ def _kv_bytes(config: Mapping[str, object], dims: _Dimensions, size: int | None)
 def _dense_params(config: Mapping[str, object], dims: _Dimensions) -> int | None:
     """V·H·(1 or 2) + L·(attention + 3·H·I + norms) + H, for families without experts or other extras."""
     heads = dims.heads()
-    names = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size")
-    vocab, hidden, layers, inner = (dims.optional(name) for name in names)
-    if config["model_type"] not in _DENSE or None in (vocab, hidden, layers, inner) or heads is None:
+    vocab, hidden = dims.optional("vocab_size"), dims.optional("hidden_size")
+    layers, inner = dims.optional("num_hidden_layers"), dims.optional("intermediate_size")
+    if config["model_type"] not in _DENSE or heads is None or vocab is None or hidden is None:
         return None
-    assert vocab and hidden and layers and inner  # noqa: S101 - told to the type checker
+    if layers is None or inner is None:
+        return None
     query, kv, size = heads
     attention = 2 * hidden * query * size + 2 * hidden * kv * size
     if config["model_type"] == "qwen2":

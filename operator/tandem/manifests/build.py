@@ -1,7 +1,7 @@
 """`build()`: the one way from a ModelDeployment to its objects.
 
-The operator, `tandem render`, `explain`, `diff`, local mode and the tests all call it; what the operator applies is what
-`tandem render` prints.
+The operator, `tandem render`, `explain`, `diff`, local mode and the tests all call it; what the operator applies is
+what `tandem render` prints.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tandem.manifests.request import rendering_request
 from tandem.manifests.revision import revision
 from tandem.manifests.sources import model_access
 from tandem.rendering.library import Library
-from tandem.rendering.pipeline import render
+from tandem.rendering.pipeline import Rendering, render
 
 
 def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cluster: Cluster) -> Build:
@@ -44,9 +44,21 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
         objects=tuple(_objects(parts, cluster)),
         parameters=tuple(value for role in rendering.roles for value in role.parameters),
         rule_trace=tuple(hit for role in rendering.roles for hit in role.trace),
-        warnings=tuple(dict.fromkeys(text for role in rendering.roles for text in role.warnings)),
+        warnings=tuple(dict.fromkeys([*_version_warnings(deployment, library), *_role_warnings(rendering)])),
         revision=parts.revision,
     )
+
+
+def _role_warnings(rendering: Rendering) -> list[str]:
+    return [text for role in rendering.roles for text in role.warnings]
+
+
+def _version_warnings(deployment: ModelDeployment, library: Library) -> list[str]:
+    spec = deployment.spec
+    if spec.image is None or spec.backend_version is not None or len(library.tables[spec.backend]) < 2:
+        return []
+    version = library.table(spec.backend, None).version
+    return [f"spec.image: flags are those of {spec.backend} {version}; set spec.backendVersion to the image's version"]
 
 
 def _objects(parts: workers.Workers, cluster: Cluster) -> Iterator[KubernetesObject]:

@@ -14,7 +14,7 @@ from tandem.manifests.model import KubernetesObject
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The deployment that objects are made for. Without a uid (a file that was never applied) there is no owner reference."""
+    """The deployment that objects are made for; without a uid (a file never applied) they have no owner reference."""
 
     name: str
     namespace: str

@@ -4,10 +4,11 @@ It covers, and nothing else:
 
 - the model's source: claim and path, or repository and revision;
 - backend, version and image: both ends of a hand-off must run the same code;
-- the flags that the mapping table lists under `agreement` (number format, block size, attention kernels…), wherever they come
-  from: parameters, rules, or extraArgs, per role.
+- the flags that the mapping table lists under `agreement` (number format, block size, attention kernels…), wherever
+  they come from: parameters, rules, or extraArgs, per role.
 
-An edit of anything else keeps the revision: it rolls the role's own Deployment in place. The same function serves both modes.
+An edit of anything else keeps the revision: it rolls the role's own Deployment in place. The same function serves both
+modes.
 """
 
 from __future__ import annotations

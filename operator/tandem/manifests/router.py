@@ -81,7 +81,7 @@ def _arguments(deployment: ModelDeployment, router: Router, request_seconds: int
         *("--backend", deployment.spec.backend, "--mode", deployment.spec.mode, "--policy", router.policy),
         *("--host", "0.0.0.0", "--port", str(names.HTTP_PORT)),
         *("--served-model-name", deployment.served_name),
-        # A worker ends a request by itself; the router waits a little longer, so that its answer is the one that counts.
+        # A worker ends a request by itself; the router waits a little longer, so that the worker's answer counts.
         *("--request-seconds", str(request_seconds + timing.SLACK_SECONDS)),
         *("--drain-seconds", str(timing.DRAIN_SECONDS)),
         *("--grace-seconds", str(timing.grace_seconds(request_seconds))),

@@ -1,7 +1,7 @@
 """Probes and shutdown times of workers and router.
 
-A slow load is never killed: the startup probe's window is computed from the bytes to load, or is hours when they are unknown. A
-pod that is going away keeps answering until every endpoint list has dropped it, then finishes what it began.
+A slow load is never killed: the startup probe's window is computed from the bytes to load, or is hours when they are
+unknown. A pod that is going away keeps answering until every endpoint list has dropped it, then finishes what it began.
 """
 
 from __future__ import annotations

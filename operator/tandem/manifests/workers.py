@@ -177,7 +177,7 @@ def resource_lists(resources: Resources | None) -> dict[str, dict[str, str]]:
 
 
 def _resources(resources: Resources | None, gpus: int) -> dict[str, dict[str, str]]:
-    """The user's resources; GPUs are added unless the user names a device of any vendor (`nvidia.com/gpu: 0` for none)."""
+    """The user's resources; GPUs are added unless the user names a device of any vendor (`nvidia.com/gpu: 0`: none)."""
     lists = resource_lists(resources)
     if gpus and not any("/" in key for amounts in lists.values() for key in amounts):
         lists["limits"] = {**lists.get("limits", {}), GPU_RESOURCE: str(gpus)}

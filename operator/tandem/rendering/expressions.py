@@ -41,8 +41,8 @@ def _range(*bounds: object) -> list[int]:
 
 
 def _integer(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) > MAX_NUMBER:
-        raise ExpressionError(f"{value!r} is not a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+        raise ExpressionError(f"{value!r} is not a number".replace("None", "no value"))
     return int(value)
 
 

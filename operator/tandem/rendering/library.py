@@ -33,7 +33,7 @@ _TEMPLATE = re.compile(
 class Library:
     """Everything that rendering looks things up in; a value, safe to share between threads.
 
-    `tables`: backend → version → table. `templates`: backend → file name → template. `rules`: (set, backend) → rule file.
+    `tables`: backend → version → table. `templates`: backend → file name → template. `rules`: (set, backend) → file.
     """
 
     tables: Mapping[str, Mapping[str, MappingTable]]
@@ -127,7 +127,7 @@ def _data_files(directory: Traversable) -> Iterator[tuple[str, Traversable]]:
 
 def _table(location: str, text: str, backend: str, version: str) -> MappingTable:
     try:
-        table = parse_mapping(yaml.load(text, Loader=yaml.CSafeLoader))  # noqa: S506 - the safe loader, in C
+        table = parse_mapping(yaml.load(text, Loader=yaml.CSafeLoader))
     except (yaml.YAMLError, MappingError, KeyError, TypeError, AttributeError) as error:
         raise refuse(location, None, f"malformed mapping file: {error}", "Correct it.") from error
     if (table.backend, table.version) != (backend, version):

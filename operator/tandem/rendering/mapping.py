@@ -13,11 +13,11 @@ A table is the data file `templates/<backend>/mapping.<version>.yaml`; it says s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tandem.api.parameters import EngineParameters
-from tandem.rendering.values import Value
+from tandem.rendering.values import Value, as_text
 
 PARAMETER_NAMES: tuple[str, ...] = tuple(EngineParameters.model_fields)
 
@@ -36,18 +36,20 @@ class Unsupported:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a value becomes: arguments, or environment variables."""
+    """What a value becomes: arguments or environment variables; `note` tells when it is not quite what was asked."""
 
     arguments: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """What the table says about one parameter.
 
-    With `cases`, only the values in it exist, and each is its own arguments. Else `flag` or `env` take the value, translated by
-    `values` when that is given. `otherwise` is told for a value that is in neither. `mode` limits the parameter to a mode.
+    With `cases`, only the values in it exist, and each is its own arguments. Else `flag` or `env` take the value,
+    translated by `values` when that is given. `otherwise` is told for a value that is in neither, `notes` for one that
+    becomes something near to it. `mode` limits the parameter to a mode.
     """
 
     flag: str | None = None
@@ -55,6 +57,7 @@ class Entry:
     values: Mapping[str, str] | None = None
     cases: Mapping[str, tuple[str, ...]] | None = None
     spread: bool = False
+    notes: Mapping[str, str] = field(default_factory=dict)
     mode: str | None = None
     otherwise: Unsupported
 
@@ -62,29 +65,30 @@ class Entry:
         """Arguments or variables for `value`, or why there are none."""
         if self.mode is not None and mode != self.mode:
             return Unsupported(f"it means something in mode {self.mode} only", "Remove it.")
+        note = self.notes.get(as_text(value), "")
         if self.cases is not None:
             arguments = self.cases.get(as_text(value))
-            return self.otherwise if arguments is None else Target(arguments)
+            return self.otherwise if arguments is None else Target(arguments, note=note)
         texts = [as_text(item) for item in value] if isinstance(value, tuple) else [as_text(value)]
         if self.values is not None:
             if any(text not in self.values for text in texts):
                 return self.otherwise
             texts = [self.values[text] for text in texts]
         if self.env is not None:
-            return Target(environment=((self.env, ",".join(texts)),))
+            return Target(environment=((self.env, ",".join(texts)),), note=note)
         if self.flag is None:
             return self.otherwise
-        return Target((self.flag, *texts) if self.spread else (self.flag, ",".join(texts)))
+        return Target((self.flag, *texts) if self.spread else (self.flag, ",".join(texts)), note=note)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MappingTable:
     """Everything known about one version of one backend.
 
-    `command` starts a worker. `defaults` are values given when nobody says otherwise. `limits` are the limits it enforces
-    with their defaults, `limits_refused` why it does not enforce the others. `reserved` are flags that Tandem sets
-    itself, by mode. `must_match` are parameters that prefill and decode must have in common. `agreement` are flags whose
-    values prefill and decode workers must agree on, so that they make the revision.
+    `command` starts a worker. `defaults` are values given when nobody says otherwise. `limits` are the limits it
+    enforces with their defaults, `limits_refused` why it does not enforce the others. `reserved` are flags that Tandem
+    sets itself, by mode. `must_match` are parameters that prefill and decode must have in common. `agreement` are flags
+    whose values prefill and decode workers must agree on, so that they make the revision.
     """
 
     backend: str
@@ -101,17 +105,13 @@ class MappingTable:
     preferred: bool
 
 
-def as_text(value: Value) -> str:
-    """A value as engines and YAML files write it: `true`, `0.9`, `fp8`."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
-
-
 _KEYS = frozenset(
-    "backend version image command parameters defaults limits limits_refused reserved must_match agreement preferred".split()
+    (
+        *("backend", "version", "preferred", "image", "command", "parameters", "defaults"),
+        *("limits", "limits_refused", "reserved", "must_match", "agreement"),
+    )
 )
-_ENTRY_KEYS = frozenset("flag env values when list mode otherwise unsupported fix".split())
+_ENTRY_KEYS = frozenset(("flag", "env", "values", "when", "list", "mode", "notes", "otherwise", "unsupported", "fix"))
 
 
 def parse_mapping(document: object) -> MappingTable:
@@ -162,6 +162,7 @@ def _entry(name: str, raw: Any) -> Entry:
         values=None if values is None else {as_text(key): as_text(value) for key, value in values.items()},
         cases=None if cases is None else {as_text(key): tuple(args) for key, args in cases.items()},
         spread=raw.get("list") == "spread",
+        notes=dict(raw.get("notes", {})),
         mode=raw.get("mode"),
         otherwise=Unsupported(reason, raw.get("fix", "Remove it.")),
     )

@@ -1,7 +1,7 @@
 """From what the user gave to the effective value of each parameter, with its source.
 
-A value comes, in this order, from the role, from the values for all roles, from a rule, from the backend's default, from the
-model's blueprint. Rules run in two phases: their lines are evaluated on a copy, then what they gave is applied
+A value comes, in this order, from the role, from the values for all roles, from a rule, from the backend's default,
+from the model's blueprint. Rules run in two phases: their lines are evaluated on a copy, then what they gave is applied
 where the user said nothing. The input is never changed, so the same input gives the same values every time.
 """
 

@@ -9,6 +9,7 @@ from tandem.api.problems import Problem, Refused, refuse, shorten
 from tandem.rendering.library import Library
 from tandem.rendering.mapping import MappingTable
 from tandem.rendering.parameters import Given, Resolved, resolve
+from tandem.rendering.rules import CONTEXT_NAMES
 from tandem.rendering.templates import YamlTemplate
 from tandem.rendering.values import Argument, EnvRef, RoleRendering, Value
 
@@ -70,7 +71,7 @@ def render(request: Request, library: Library) -> Rendering:
     for role in request.roles:
         problems += _reserved(role, table.reserved[request.mode])
         try:
-            resolved.append(_resolve(request, role, table, library))
+            resolved.append(_resolve(request, role=role, table=table, limits=limits, library=library))
         except Refused as refused:
             problems += refused.problems
     if problems:
@@ -78,19 +79,19 @@ def render(request: Request, library: Library) -> Rendering:
     _check_match(request, resolved, table)
     templates = library.arguments(table), library.files(table)
     roles = (
-        _role(request, role, values, table, limits, templates)
+        _role(request, role=role, values=values, table=table, limits=limits, templates=templates)
         for role, values in zip(request.roles, resolved, strict=True)
     )
     return Rendering(table, tuple(roles))
 
 
-def _resolve(request: Request, role: RoleRequest, table: MappingTable, library: Library) -> Resolved:
-    context = {
-        **dict.fromkeys(("isl", "osl", "ttft_ms", "tpot_ms", "model_max_len", "model_params")),
-        **dict.fromkeys(("model_weight_bytes", "model_kv_bytes_per_token")),
-        **request.facts,
-        **{"role": role.name, "mode": request.mode, "backend": table.backend, "version": table.version},
-    }
+def _resolve(
+    request: Request, *, role: RoleRequest, table: MappingTable, limits: Mapping[str, Value | None], library: Library
+) -> Resolved:
+    context: dict[str, object] = dict.fromkeys(CONTEXT_NAMES)
+    context |= request.facts
+    context |= {"role": role.name, "mode": request.mode, "backend": table.backend, "version": table.version}
+    context["concurrency"] = limits.get("concurrency")
     return resolve(
         role=role.name,
         given=role.given,
@@ -147,6 +148,7 @@ def _check_match(request: Request, resolved: list[Resolved], table: MappingTable
 
 def _role(
     request: Request,
+    *,
     role: RoleRequest,
     values: Resolved,
     table: MappingTable,
@@ -178,7 +180,11 @@ def _role(
         environment={name: value for target in values.targets for name, value in target.environment},
         parameters=values.parameters,
         trace=values.trace,
-        warnings=(),
+        warnings=tuple(
+            f"{item.detail}: {item.name} {item.text} becomes {' '.join(item.arguments)}: {target.note}"
+            for item, target in zip(values.parameters, values.targets, strict=True)
+            if target.note
+        ),
     )
 
 

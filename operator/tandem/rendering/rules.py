@@ -9,10 +9,10 @@
     line   := '' | '#' … | 'when' EXPR ':' | [ROLES] NAME '=' EXPR [';']
     ROLES  := ROLE { '_' ROLE }      ROLE := agg | prefill | decode      (without it: every role)
 
-A `when` holds for the lines indented below it, by spaces; nested ones must all hold; there is no else. NAME is a unified
-parameter; an expression sees the parameters of its role (what the user set, else what a line above gave, else the
-default, else no value) and the names of `CONTEXT_NAMES`. A user's value always wins. Every mistake is located, and found
-when the file is loaded, not when a condition happens to hold.
+A `when` holds for the lines indented below it, by spaces; nested ones must all hold; there is no else. NAME is a
+unified parameter; an expression sees the parameters of its role (what the user set, else what a line above gave, else
+the default, else no value) and the names of `CONTEXT_NAMES`. A user's value always wins. Every mistake is located, and
+found when the file is loaded, not when a condition happens to hold.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tandem.rendering.mapping import PARAMETER_NAMES
 ROLES = ("agg", "prefill", "decode")
 CONTEXT_NAMES = (
     *("role", "mode", "backend", "version"),
-    *("isl", "osl", "ttft_ms", "tpot_ms"),
+    *("isl", "osl", "ttft_ms", "tpot_ms", "concurrency"),
     *("model_max_len", "model_params", "model_weight_bytes", "model_kv_bytes_per_token"),
 )
 MAX_FILE_CHARACTERS = 65_536

@@ -2,8 +2,8 @@
 
 So a value can never be more than a value: quotes, newlines, braces and YAML syntax in it stay data, and an author
 cannot forget a filter. An expression therefore stands for a whole value (`- {{ name }}`), never for a part of one
-(`- --name={{ name }}` is refused when the template is loaded; write `- {{ "--name=" ~ name }}`). Templates run in a sandbox
-and see nothing but the names they are given; an undefined name is an error.
+(`- --name={{ name }}` is refused when the template is loaded; write `- {{ "--name=" ~ name }}`). Templates run in a
+sandbox and see nothing but the names they are given; an undefined name is an error.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from typing import Any
 
 import yaml
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tandem.api.problems import refuse
 from tandem.rendering.text import to_json
 
 MAX_TEMPLATE_CHARACTERS = 65_536
 _FILTERS = frozenset(
-    "default d length join lower upper replace trim first last sort unique list string int items dictsort min max abs".split()
+    (
+        *("default", "d", "length", "join", "lower", "upper", "replace", "trim", "first", "last", "sort", "unique"),
+        *("list", "string", "int", "items", "dictsort", "min", "max", "abs"),
+    )
 )
 # On its line, only dashes and a key may stand before an expression, and nothing after it.
 _BEFORE_VALUE = re.compile(r"(^|\n) *((- +)+([A-Za-z_][\w.-]*: +)?|[A-Za-z_][\w.-]*: +)$")
@@ -72,7 +76,7 @@ class YamlTemplate:
 
 
 def compile_template(environment: ImmutableSandboxedEnvironment, *, location: str, source: str) -> YamlTemplate:
-    """Compiles `source`; raises `Refused` with line for syntax errors and for expressions that are a part of a value."""
+    """Compiles `source`; raises `Refused` with the line of a mistake or of an expression that is a part of a value."""
     if len(source) > MAX_TEMPLATE_CHARACTERS:
         fix = f"Keep it below {MAX_TEMPLATE_CHARACTERS} characters."
         raise refuse(location, len(source), "the template is too long", fix)
@@ -91,11 +95,9 @@ def compile_template(environment: ImmutableSandboxedEnvironment, *, location: st
 
 
 def _check(tree: nodes.Template, location: str) -> None:
-    for kind in (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends):
-        for node in tree.find_all(kind):
-            raise refuse(
-                f"{location}:{node.lineno}", None, "a template cannot read other templates", "Write it out here."
-            )
+    for found in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+        where = f"{location}:{found.lineno}"
+        raise refuse(where, None, "a template cannot read other templates", "Write it out here.")
     for output in tree.find_all(nodes.Output):
         for index, node in enumerate(output.nodes):
             if isinstance(node, nodes.TemplateData):
@@ -129,7 +131,7 @@ def _line_of(error: BaseException, location: str) -> int | None:
 
 def _parse(text: str, location: str) -> object:
     try:
-        return yaml.load(text, Loader=yaml.CSafeLoader)  # noqa: S506 - the safe loader, in C
+        return yaml.load(text, Loader=yaml.CSafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1} of its output" if mark else ""

@@ -11,6 +11,13 @@ Value = Scalar | tuple[int, ...]
 Source = Literal["user", "parameters", "rule", "default", "blueprint"]
 
 
+def as_text(value: Value) -> str:
+    """A value as engines and YAML files write it: `true`, `0.9`, `fp8`, `1,2,4`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 @dataclass(frozen=True, slots=True)
 class ParameterValue:
     """An effective engine parameter of a role, where its value comes from and what it became.
@@ -26,6 +33,11 @@ class ParameterValue:
     source: Source
     detail: str
     arguments: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The value as text."""
+        return as_text(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +69,8 @@ Argument = str | EnvRef
 class RoleRendering:
     """How the workers of one role are started.
 
-    `command` begins with the program. `files` are name → text, below the directory that the request named. `environment` are
-    variables that parameters became.
+    `command` begins with the program. `files` are name → text, below the directory that the request named.
+    `environment` are variables that parameters became.
     """
 
     role: str

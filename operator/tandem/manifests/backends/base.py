@@ -13,8 +13,8 @@ from tandem.rendering.values import RoleRendering
 class BackendPods:
     """The backend's part of a worker's pod.
 
-    `env(mode)` are environment variables (after POD_IP), `gpus(role)` how many GPUs a worker needs, `shared_memory` whether
-    its processes talk over /dev/shm, `liveness_path` which address tells that the process is alive.
+    `env(mode)` are environment variables (after POD_IP), `gpus(role)` how many GPUs a worker needs, `shared_memory`
+    whether its processes talk over /dev/shm, `liveness_path` which address tells that the process is alive.
     """
 
     env: Callable[[str], Mapping[str, str]]
