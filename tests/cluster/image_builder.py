@@ -11,6 +11,7 @@ import json
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.cluster.packages import BUILD_NEEDS, ensure, find_program
 
 BASE_SUITE = "bookworm"
 BASE_PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates")
+STEPS_KEPT_SECONDS = 24 * 3600
 # A build downloads as this computer does: it trusts the same authorities.
 HOST_CERTIFICATES = Path("/etc/ssl/certs")
 
@@ -62,9 +64,13 @@ class ImageBuilder:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise RigError(f"building {tag} failed:\n{(done.stdout + done.stderr)[-6000:]}")
-            # Steps of earlier builds that no image is made of any more.
-            subprocess.run([*self._buildah, "rmi", "--prune"], capture_output=True, check=False)
+            self._prune()
             return self._image_id(tag)
+
+    def layers(self, tag: str) -> list[str]:
+        """The digests of the (uncompressed) layers of a built image, lowest first."""
+        inspected = json.loads(run([*self._buildah, "inspect", "--type=image", tag]))
+        return list(inspected["OCIv1"]["rootfs"]["diff_ids"])
 
     def send(self, *, image_id: str, tag: str, store: ImageStore) -> None:
         """Brings a built image into a container runtime, through a pipe: archives of big images are never kept."""
@@ -116,6 +122,13 @@ class ImageBuilder:
                         writer.add(layout / part, arcname=part)
                 archive.seek(0)
                 store.import_stream(archive, tag=tag, content=image_id)
+
+    def _prune(self) -> None:
+        """Removes steps of earlier builds that no image is made of any more; recent ones make the next build quick."""
+        listed = json.loads(run([*self._buildah, "images", "--json", "--filter=dangling=true"]))
+        old = [image["id"] for image in listed if time.time() - image["created"] > STEPS_KEPT_SECONDS]
+        if old:
+            subprocess.run([*self._buildah, "rmi", *old], capture_output=True, check=False)
 
     def _make_base(self, tag: str, packages: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="base-") as scratch:
