@@ -36,7 +36,7 @@ class Release:
         return f"system:serviceaccount:{self.namespace}:{self.name}"
 
     def install(self, *settings: str) -> None:
-        """`helm install`, waiting until the operator's pods are Ready. Namespaces refuse pods that are not restricted."""
+        """`helm install` into a namespace that refuses pods which are not restricted; waits for the operator's pods."""
         make_namespace(self.cluster, self.namespace)
         helm(
             self.cluster,
