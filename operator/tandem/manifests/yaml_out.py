@@ -22,9 +22,14 @@ class _Dumper(yaml.CSafeDumper):
 
 
 def _text(dumper: yaml.CSafeDumper, value: str) -> yaml.Node:
-    style = None if _PLAIN.fullmatch(value) and value.lower() not in _WORDS else '"'
-    if style and "\n" in value.rstrip("\n") and value.isascii() and value.replace("\n", "").isprintable():
+    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+        style = None
+    elif value.isprintable():
+        style = "'"
+    elif "\n" in value.rstrip("\n") and value.replace("\n", "").isprintable() and not value.startswith((" ", "\n")):
         style = "|"
+    else:
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
@@ -34,5 +39,5 @@ _Dumper.add_representer(str, _text)
 def to_yaml(build: Build) -> str:
     """All objects as one YAML stream, keys sorted: the same bytes for the same objects."""
     return yaml.dump_all(
-        build.objects, Dumper=_Dumper, sort_keys=True, explicit_start=True, width=120, allow_unicode=True
+        build.objects, Dumper=_Dumper, sort_keys=True, explicit_start=True, width=2**31 - 1, allow_unicode=True
     )

@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tandem.api.problems import refuse
 from tandem.data import data_dir
-from tandem.rendering.mapping import MappingError, MappingTable, parse_mapping
+from tandem.rendering.mapping import MappingError, MappingTable, extend, parse_mapping
 from tandem.rendering.rules import RuleFile, parse_rules
 from tandem.rendering.templates import YamlTemplate, compile_template, template_environment
 
@@ -57,8 +57,8 @@ class Library:
     def arguments(self, table: MappingTable) -> YamlTemplate:
         """The template of the command line."""
         templates = self.templates[table.backend]
-        versioned = templates.get(f"{ARGUMENTS_TEMPLATE}.{table.version}.j2")
-        found = versioned or templates.get(f"{ARGUMENTS_TEMPLATE}.j2")
+        wanted = [f"{ARGUMENTS_TEMPLATE}.{version}.j2" for version in table.lineage]
+        found = next((templates[name] for name in (*wanted, f"{ARGUMENTS_TEMPLATE}.j2") if name in templates), None)
         if found is None:
             where = f"templates/{table.backend}"
             raise refuse(where, None, f"no {ARGUMENTS_TEMPLATE} template for {table.version}", "Add one.")
@@ -66,12 +66,15 @@ class Library:
 
     def files(self, table: MappingTable) -> Mapping[str, YamlTemplate]:
         """The templates of configuration files, by the name of the file that they become."""
-        found: dict[str, YamlTemplate] = {}
-        for name in sorted(self.templates[table.backend]):  # `x.1.yml.j2` sorts before, and wins over, `x.yml.j2`
+        found: dict[str, tuple[int, YamlTemplate]] = {}
+        order = (*(f".{version}" for version in table.lineage), None)
+        for name, template in self.templates[table.backend].items():
             match = _TEMPLATE.fullmatch(name)
-            if match and match["ending"] and match["version"] in (None, f".{table.version}"):
-                found.setdefault(match["stem"] + match["ending"], self.templates[table.backend][name])
-        return found
+            if match and match["ending"] and match["version"] in order:
+                target, rank = match["stem"] + match["ending"], order.index(match["version"])
+                if target not in found or rank < found[target][0]:
+                    found[target] = (rank, template)
+        return {target: template for target, (_, template) in sorted(found.items())}
 
     def rule_file(self, rule_set: str, backend: str) -> RuleFile:
         """The rules of a set for a backend; an empty file when there are none."""
@@ -103,18 +106,16 @@ class Library:
 def load_library(*, templates_dir: Traversable | None = None, rules_dir: Traversable | None = None) -> Library:
     """Reads and compiles the shipped data, or that of other directories; raises `Refused` naming the broken file."""
     environment = template_environment()
-    tables: dict[str, dict[str, MappingTable]] = {}
+    documents: dict[str, dict[str, object]] = {}
     templates: dict[str, dict[str, YamlTemplate]] = {}
     for backend, entry in _data_files(templates_dir or data_dir("templates")):
         location, text = f"templates/{backend}/{entry.name}", entry.read_text(encoding="utf-8")
         if match := _MAPPING.fullmatch(entry.name):
-            tables.setdefault(backend, {})[match["version"]] = _table(location, text, backend, match["version"])
+            documents.setdefault(backend, {})[match["version"]] = _parsed(location, text)
         elif entry.name.endswith(".j2"):
             compiled = compile_template(environment, location=location, source=text)
             templates.setdefault(backend, {})[entry.name] = compiled
-    for backend, versions in tables.items():
-        if sum(table.preferred for table in versions.values()) != 1:
-            raise refuse(f"templates/{backend}", None, "exactly one mapping must say preferred: true", "Set it in one.")
+    tables = {backend: _tables(backend, versions) for backend, versions in documents.items()}
     return Library(tables, templates, dict(_rule_files(rules_dir or data_dir("rules"))), environment)
 
 
@@ -125,14 +126,28 @@ def _data_files(directory: Traversable) -> Iterator[tuple[str, Traversable]]:
                 yield backend.name, entry
 
 
-def _table(location: str, text: str, backend: str, version: str) -> MappingTable:
+def _parsed(location: str, text: str) -> object:
     try:
-        table = parse_mapping(yaml.load(text, Loader=yaml.CSafeLoader))
-    except (yaml.YAMLError, MappingError, KeyError, TypeError, AttributeError) as error:
+        return yaml.load(text, Loader=yaml.CSafeLoader)
+    except yaml.YAMLError as error:
         raise refuse(location, None, f"malformed mapping file: {error}", "Correct it.") from error
-    if (table.backend, table.version) != (backend, version):
-        raise refuse(location, f"{table.backend} {table.version}", "the file's name says otherwise", "Rename it.")
-    return table
+
+
+def _tables(backend: str, documents: Mapping[str, object]) -> dict[str, MappingTable]:
+    tables = {}
+    for version in documents:
+        location = f"templates/{backend}/mapping.{version}.yaml"
+        try:
+            table = parse_mapping(extend(version, documents))
+        except (MappingError, KeyError, TypeError, AttributeError) as error:
+            raise refuse(location, None, f"malformed mapping file: {error}", "Correct it.") from error
+        if (table.backend, table.version) != (backend, version):
+            shown = f"{table.backend} {table.version}"
+            raise refuse(location, shown, "the file's name says otherwise", "Rename it.")
+        tables[version] = table
+    if sum(table.preferred for table in tables.values()) != 1:
+        raise refuse(f"templates/{backend}", None, "exactly one mapping must say preferred: true", "Set it in one.")
+    return tables
 
 
 def _rule_files(directory: Traversable) -> Iterator[tuple[tuple[str, str], RuleFile]]:

@@ -8,6 +8,8 @@ A table is the data file `templates/<backend>/mapping.<version>.yaml`; it says s
     cuda_graph_batch_sizes: {flag: --cudagraph-capture-sizes, list: spread}
     disaggregation_bootstrap_port: {env: VLLM_NIXL_SIDE_CHANNEL_PORT, mode: disagg}
     moe_load_balancer: {unsupported: reason, fix: what to do}
+
+A table may say `extends: <version>` and then hold only what differs from that one.
 """
 
 from __future__ import annotations
@@ -85,14 +87,16 @@ class Entry:
 class MappingTable:
     """Everything known about one version of one backend.
 
-    `command` starts a worker. `defaults` are values given when nobody says otherwise. `limits` are the limits it
-    enforces with their defaults, `limits_refused` why it does not enforce the others. `reserved` are flags that Tandem
-    sets itself, by mode. `must_match` are parameters that prefill and decode must have in common. `agreement` are flags
-    whose values prefill and decode workers must agree on, so that they make the revision.
+    `lineage` is the version followed by those it extends; templates are looked up in this order. `command` starts a
+    worker. `defaults` are values given when nobody says otherwise. `limits` are the limits it enforces with their
+    defaults, `limits_refused` why it does not enforce the others. `reserved` are flags that Tandem sets itself, by
+    mode. `must_match` are parameters that prefill and decode must have in common. `agreement` are flags whose values
+    prefill and decode workers must agree on, so that they make the revision.
     """
 
     backend: str
     version: str
+    lineage: tuple[str, ...]
     image: str
     command: tuple[str, ...]
     entries: Mapping[str, Entry]
@@ -107,15 +111,32 @@ class MappingTable:
 
 _KEYS = frozenset(
     (
-        *("backend", "version", "preferred", "image", "command", "parameters", "defaults"),
+        *("backend", "version", "lineage", "preferred", "image", "command", "parameters", "defaults"),
         *("limits", "limits_refused", "reserved", "must_match", "agreement"),
     )
 )
 _ENTRY_KEYS = frozenset(("flag", "env", "values", "when", "list", "mode", "notes", "otherwise", "unsupported", "fix"))
 
 
+def extend(version: str, documents: Mapping[str, object]) -> dict[str, Any]:
+    """The parsed YAML of `version` over what it extends, with its `lineage`; raises `MappingError`."""
+    merged: dict[str, Any] = {}
+    lineage: list[str] = []
+    following: str | None = version
+    while following is not None:
+        document = documents.get(following)
+        if not isinstance(document, dict) or following in lineage:
+            raise MappingError(f"extends: {following} cannot be extended")
+        lineage.append(following)
+        parameters = {**document.get("parameters", {}), **merged.get("parameters", {})}
+        merged = {**document, **merged, "parameters": parameters}
+        merged.pop("extends", None)
+        following = document.get("extends")
+    return {**merged, "lineage": lineage}
+
+
 def parse_mapping(document: object) -> MappingTable:
-    """A table from its parsed YAML; raises `MappingError`."""
+    """A table from its parsed YAML with `lineage`; raises `MappingError`."""
     if not isinstance(document, dict) or not set(document) <= _KEYS:
         raise MappingError(f"a mapping file has the keys {', '.join(sorted(_KEYS))} and no others")
     missing = [key for key in ("backend", "version", "image", "command", "parameters") if key not in document]
@@ -131,6 +152,7 @@ def parse_mapping(document: object) -> MappingTable:
     return MappingTable(
         backend=document["backend"],
         version=str(document["version"]),
+        lineage=tuple(document["lineage"]),
         image=document["image"],
         command=tuple(document["command"]),
         entries={name: _entry(name, raw[name]) for name in PARAMETER_NAMES},
