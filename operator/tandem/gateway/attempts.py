@@ -6,7 +6,7 @@ Nothing has reached the client while this runs, so every failure here is one tha
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tandem.gateway import errors, protocol
 from tandem.gateway.call import Call, Kind, Record
@@ -43,19 +43,24 @@ class _Progress:
     def note(self, failed: Failed, *, limit: int) -> bool:
         """Takes in a failure; whether to go on.
 
-        A prefill failure at the last attempt leaves one more, without prefill; overload does not: the decode workers
-        must not get the work that prefill refuses.
+        A hand-off that failed at the last attempt leaves one more, without prefill; overload does not: the decode
+        workers must not get the work that prefill refuses. Decode that only was too late for the KV is not at fault.
         """
         self.last = failed
         if not failed.verdict.again:
             return False
-        self.tried.add(failed.endpoint, failed.verdict)
+        self.tried.add(failed.endpoint, replace(failed.verdict, same_worker=True) if self.late else failed.verdict)
         if self.number < limit:
             return True
-        if self.alone is None and failed.at_prefill and not _overload(failed):
-            self.alone = "prefill_failed"
+        if self.alone is None and (self.late or (failed.at_prefill and not _overload(failed))):
+            self.alone = "handoff_late" if self.late else "prefill_failed"
             return True
         return False
+
+    @property
+    def late(self) -> bool:
+        """Whether the last attempt ran out of the time in which its KV could be pulled."""
+        return self.last is not None and self.last.late_after_handoff
 
 
 class Attempts:
@@ -113,6 +118,10 @@ class Attempts:
             worker = self._targets.pick_one(self._roles(), progress.tried, prefix=call.prefix)
             return Pair(prefill=None, decode=worker) if worker else None
         pair = self._targets.pick_pair(progress.tried, prefix=call.prefix, hand_off=progress.alone is None)
+        if pair and progress.late and pair.decode.identity in progress.tried.failed:
+            # Nobody else to ask: the same worker again, whose queue may now take as long as it takes.
+            progress.alone = progress.alone or "handoff_late"
+            pair = Pair(prefill=None, decode=pair.decode)
         if pair and pair.prefill is None:
             if progress.alone is None and progress.last and _overload(progress.last):
                 return None

@@ -67,7 +67,15 @@ def parse(raw: bytes) -> RequestBody:
     if not isinstance(value, dict):
         raise bad_request("the body is not a JSON object")
     fields, stripped = strip(value)
-    return RequestBody(raw=encode(fields) if stripped else raw, fields=fields, stripped=stripped)
+    return RequestBody(raw=written(fields) if stripped else raw, fields=fields, stripped=stripped)
+
+
+def written(fields: Body) -> bytes:
+    """`fields` as JSON again. Raises HttpError 400 when they are nested more deeply than can be written."""
+    try:
+        return encode(fields)
+    except RecursionError:
+        raise bad_request("the body is nested too deeply") from None
 
 
 def _refuse_constant(name: str) -> HttpError:

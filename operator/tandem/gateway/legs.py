@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from tandem.gateway import protocol
+from tandem.gateway.body import written
 from tandem.gateway.call import Call, Record
 from tandem.gateway.fleet import Endpoint, Role
 from tandem.gateway.headers import leg_id
@@ -52,6 +53,11 @@ class Failed:
     def at_prefill(self) -> bool:
         """Whether decode was not reached because prefill failed."""
         return self.endpoint.role is Role.PREFILL
+
+    @property
+    def late_after_handoff(self) -> bool:
+        """Whether decode had a hand-off and showed nothing of its stream while the KV was safe to pull."""
+        return self.pair.prefill is not None and not self.at_prefill and self.cause.outcome.fault is Fault.TIMEOUT
 
 
 class Legs:
@@ -124,7 +130,7 @@ class Legs:
     ) -> Handoff | None:
         self._targets.begin(endpoint)
         try:
-            content = protocol.prefill_body(fields)
+            content = written(protocol.prefill_body(fields))
             limit = self._settings.prefill_seconds
             answer = await self._leg(call, endpoint, content, identity=identity, limit=limit, deadline=deadline)
         finally:

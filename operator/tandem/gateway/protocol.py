@@ -86,7 +86,7 @@ def _more_than_one(value: object) -> bool:
     return isinstance(value, int) and value > 1
 
 
-def prefill_body(body: Body) -> bytes:
+def prefill_body(body: Body) -> Body:
     """The body of the prefill leg: the same prompt, one token, one choice, no stream."""
     leg = {key: value for key, value in body.items() if key not in _DROPPED_FOR_PREFILL}
     leg["stream"] = False
@@ -95,7 +95,7 @@ def prefill_body(body: Body) -> bytes:
         if key in leg:
             leg[key] = 1
     leg[KV_PARAMS] = ASK_FOR_HANDOFF
-    return encode(leg)
+    return leg
 
 
 def decode_body(raw: bytes, handoff: Handoff) -> bytes:

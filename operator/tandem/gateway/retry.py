@@ -56,4 +56,4 @@ def judge(outcome: Outcome) -> Verdict:
 
 def pause(attempt: int, *, draw: float, base: float, cap: float) -> float:
     """Seconds to wait after failed attempt `attempt` (from 1): doubling, spread to 50-150 % by `draw` in [0, 1)."""
-    return float(min(cap, base * 2 ** (attempt - 1)) * (0.5 + draw))
+    return float(min(cap, base * 2 ** min(attempt - 1, 16)) * (0.5 + draw))

@@ -45,7 +45,7 @@ def run(settings: RouterSettings) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one. Raises Refused."""
+    """A socket that listens; port 0 takes a free one. Raises Refused."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -56,6 +56,8 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
+        # From here on early clients wait for the application instead of being refused.
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise refuse("--port", port, f"cannot be used on {host} ({error.strerror})", "Choose another port.") from None
@@ -105,19 +107,7 @@ async def serve(
     SIGTERM: /readyz says 503 at once, new requests are taken for `drain_seconds` more, then the listener closes
     and what runs may finish until `grace_seconds` are over. SIGINT skips the wait. A second signal ends the grace.
     """
-    server = _Server(
-        uvicorn.Config(
-            app,
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            lifespan="on",
-            ws="none",
-            backlog=BACKLOG,
-            timeout_keep_alive=CLIENT_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=math.ceil(settings.grace_seconds + FAREWELL_SECONDS),
-        )
-    )
+    server = _Server(http_config(app, settings))
     host, port = listener.getsockname()[:2]
     log.info("the router of %s listens on %s:%d", settings.deployment, host, port)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -128,6 +118,21 @@ async def serve(
     finally:
         draining.cancel()
         await asyncio.wait((draining,))
+
+
+def http_config(app: FastAPI, settings: RouterSettings) -> uvicorn.Config:
+    """How uvicorn is to serve the router."""
+    return uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        backlog=BACKLOG,
+        timeout_keep_alive=CLIENT_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(settings.grace_seconds + FAREWELL_SECONDS),
+    )
 
 
 async def _drain_on_signal(

@@ -5,7 +5,6 @@ While the API server cannot be reached the last known workers stay in force: it 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -27,7 +26,7 @@ class ApiFailed(Exception):
     """A request to the API server failed; `status` is 0 when there was no answer."""
 
     def __init__(self, status: int, reason: str) -> None:
-        super().__init__(f"{status} {reason}" if status else reason)
+        super().__init__(reason)
         self.status = status
 
 
@@ -45,8 +44,11 @@ class SliceApi(Protocol):
     async def list(self) -> Listing:
         """All slices of the deployment."""
 
-    def watch(self, *, version: str, seconds: int) -> AsyncGenerator[bytes, None]:
-        """The events after `version`, one line of JSON each, for about `seconds`."""
+    def watch(self, *, version: str, seconds: int) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        """The events (type and object) after `version`, for about `seconds`; ERROR events are raised."""
+
+    async def recover(self, error: ApiFailed) -> None:
+        """Told of a failure, before the next try."""
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -94,30 +96,22 @@ class SliceFollower:
             self._version = listing.version
             self._publish()
         seconds = WATCH_SECONDS + int(self._draw() * WATCH_SECONDS / 2)
-        async with aclosing(self._api.watch(version=self._version, seconds=seconds)) as lines:
-            async for line in lines:
-                self._take(line)
+        async with aclosing(self._api.watch(version=self._version, seconds=seconds)) as events:
+            async for kind, item in events:
+                self._take(kind, item)
         # Ended as agreed: even if no event came, the view is current.
         self._succeeded()
         await self._sleep(FIRST_PAUSE_SECONDS * self._draw())
 
-    def _take(self, line: bytes) -> None:
-        try:
-            event = json.loads(line)
-            kind, item = event["type"], event["object"]
-            if kind == "ERROR":
-                raise ApiFailed(int(item.get("code") or 500), str(item.get("message") or item.get("reason")))
-            version = item["metadata"]["resourceVersion"]
-            if kind in {"ADDED", "MODIFIED"}:
-                self._cache.put(item)
-            elif kind == "DELETED":
-                self._cache.drop(item)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self._version = None
-            raise ApiFailed(0, f"the watch sent what is no event ({type(error).__name__}: {error})") from None
-        self._version = version
-        self._relisting = False
+    def _take(self, kind: str, item: dict[str, Any]) -> None:
+        """One event; a bookmark brings only a newer version to resume from."""
+        if kind in {"ADDED", "MODIFIED"}:
+            self._cache.put(item)
+        elif kind == "DELETED":
+            self._cache.drop(item)
+        self._version = item["metadata"]["resourceVersion"]
         self._publish()
+        self._succeeded()
 
     def _publish(self) -> None:
         problems = self._cache.problems()
@@ -125,12 +119,13 @@ class SliceFollower:
             log.warning("workers left out: %s", problem)
         self._reported = problems
         self._view.publish(self._cache.fleet())
-        self._succeeded()
 
     def _succeeded(self) -> None:
+        """A watch works. A list alone does not count: where watching is forbidden, failures must add up."""
         if self._failures:
             log.info("the worker list is being followed again")
         self._failures = 0
+        self._relisting = False
         self._view.trouble = None
 
     async def _recover(self, error: ApiFailed) -> None:
@@ -145,8 +140,9 @@ class SliceFollower:
             self._version = None
         self._failures += 1
         self._on_failure()
+        await self._api.recover(error)
         self._view.trouble = str(error)
         if self._failures == 1 or self._failures % 10 == 0:
             log.warning("the worker list cannot be followed (%d. failure in a row): %s", self._failures, error)
-        bound = min(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1), LONGEST_PAUSE_SECONDS)
+        bound = min(FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 1, 16), LONGEST_PAUSE_SECONDS)
         await self._sleep(bound * (0.5 + self._draw()))
