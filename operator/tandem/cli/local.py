@@ -11,6 +11,7 @@ import click
 from tandem.api.problems import Problem, Refused
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.settings import KeyValue
+from tandem.cli.source import file_option
 
 
 @click.group("local", short_help="Run a deployment as processes on this machine.")
@@ -23,7 +24,7 @@ def command() -> None:
     short_help="Start a deployment; Ctrl-C ends it.",
     epilog="Example: tandem local up -f deployment.yaml --volume models=./models --once 'Tell me a story.'",
 )
-@click.option("-f", "--file", required=True, type=click.Path(path_type=Path), help="File with one ModelDeployment.")
+@file_option("File with one ModelDeployment")
 @click.option("--once", metavar="PROMPT", help="Ask this, print the answer, and stop everything.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Length of the answer to --once, in tokens.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port for clients; default 8000 (a free one with --once).")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from tandem.api.problems import refuse, shorten
+from tandem.api.problems import Problem, Refused, shorten
 
 POLL_SECONDS = 0.05
 ANSWER_SECONDS = 600.0
@@ -63,18 +64,43 @@ async def until_router_knows(session: aiohttp.ClientSession, base_url: str, *, w
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def complete(
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of an answer; the last one carries the number of tokens of prompt and answer."""
+
+    text: str
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
+
+
+async def stream_answer(
     session: aiohttp.ClientSession, base_url: str, *, model: str, prompt: str, max_tokens: int | None
-) -> str:
-    """The deployment's answer to a prompt, greedily decoded; raises `Refused` with what the deployment said."""
+) -> AsyncIterator[Chunk]:
+    """The deployment's greedy answer to a prompt, as it comes; raises `Refused` with what was said instead."""
     url = f"{base_url}/v1/completions"
-    body: dict[str, Any] = {"model": model, "prompt": prompt, "temperature": 0}
+    body: dict[str, Any] = {"model": model, "prompt": prompt, "temperature": 0, "stream": True}
+    body["stream_options"] = {"include_usage": True}
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
     async with session.post(url, json=body, timeout=timeout) as response:
         if response.status != 200:
-            said = await response.text()
-            raise refuse(f"POST {url}", f"HTTP {response.status}", f"the deployment refused: {shorten(said, 500)}", "")
-        answer = await response.json()
-    return str(answer["choices"][0]["text"])
+            raise _refused(url, f"HTTP {response.status}", await response.text())
+        async for line in response.content:
+            data = line.removeprefix(b"data:").strip()
+            if not line.startswith(b"data:") or data == b"[DONE]":
+                continue
+            event = json.loads(data)
+            if "error" in event:
+                raise _refused(url, "", json.dumps(event["error"]))
+            yield _chunk(event)
+
+
+def _chunk(event: Mapping[str, Any]) -> Chunk:
+    text = "".join(choice["text"] for choice in event["choices"])
+    usage = event.get("usage")
+    return Chunk(text, usage["prompt_tokens"], usage["completion_tokens"]) if usage else Chunk(text)
+
+
+def _refused(url: str, value: str, said: str) -> Refused:
+    return Refused([Problem(f"POST {url}", value, f"the deployment refused: {shorten(said, 500)}", "")])

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tandem.api.load import load_deployment
 from tandem.api.problems import Problem, Refused
-from tandem.local.client import complete
+from tandem.local.client import stream_answer
 from tandem.local.display import Display, show_tail
 from tandem.local.signals import run_until_signalled
 from tandem.local.supervisor import Supervisor, UnitFailed
@@ -54,9 +54,15 @@ async def _serve(supervisor: Supervisor, question: Question | None, *, model: st
         click.echo(base_url)
         await supervisor.until_failed()
         return
+    await watched(supervisor, _print_answer(base_url, question, model=model))
+
+
+async def _print_answer(base_url: str, question: Question, *, model: str) -> None:
     async with aiohttp.ClientSession() as session:
-        asking = complete(session, base_url, model=model, prompt=question.prompt, max_tokens=question.max_tokens)
-        click.echo(await watched(supervisor, asking))
+        answer = stream_answer(session, base_url, model=model, prompt=question.prompt, max_tokens=question.max_tokens)
+        async for chunk in answer:
+            click.echo(chunk.text, nl=False)
+    click.echo()
 
 
 def refused_by(failure: UnitFailed) -> Refused:

@@ -1,0 +1,60 @@
+"""`tandem render`: the objects of a deployment, as the operator would apply them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tandem.api.problems import refuse
+from tandem.cli.cluster import cluster_from, cluster_options
+from tandem.cli.source import deployments_in, file_option
+from tandem.manifests import Build, build
+from tandem.manifests.yaml_out import to_yaml
+
+
+@click.command(
+    "render",
+    short_help="Print the objects that a ModelDeployment is made of.",
+    epilog="Example: tandem render -f deployment.yaml | kubectl apply --server-side -f -",
+)
+@file_option("File with one or more ModelDeployments")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write one file per object into this directory, and print the names.",
+)
+@cluster_options
+def command(*, file: Path, output: Path | None, **cluster: Any) -> None:
+    """Prints every object of the file's ModelDeployments as YAML. Needs no cluster."""
+    facts = cluster_from(**cluster)
+    builds = [build(deployment, cluster=facts) for deployment in deployments_in(file)]
+    for built in builds:
+        for warning in built.warnings:
+            click.echo(f"warning: {warning}", err=True)
+    if output is None:
+        click.echo("".join(to_yaml(built) for built in builds), nl=False)
+        return
+    texts = _files(builds)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (output / name).write_text(text, encoding="utf-8")
+            click.echo(output / name)
+    except OSError as error:
+        raise refuse("-o", str(output), f"cannot be written: {error.strerror}", "Give a writable directory.") from None
+
+
+def _files(builds: Iterable[Build]) -> dict[str, str]:
+    """Text of each object by file name; the names keep the order in which objects are applied."""
+    single = (replace(built, objects=(found,)) for built in builds for found in built.objects)
+    return {f"{index:02d}-{_file_name(built.objects[0])}": to_yaml(built) for index, built in enumerate(single)}
+
+
+def _file_name(found: Mapping[str, Any]) -> str:
+    return f"{found['metadata']['name']}-{found['kind'].lower()}.yaml"

@@ -1,0 +1,78 @@
+"""`tandem validate`: everything that can be known to be wrong with a file without a cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tandem.api.deployment import ModelDeployment
+from tandem.api.load import Resource, load_file
+from tandem.api.problems import Problem, Refused
+from tandem.cli.app import EXIT_REFUSED
+from tandem.cli.cluster import cluster_from, cluster_options
+from tandem.cli.source import file_option
+from tandem.manifests import Cluster, build
+
+
+@click.command(
+    "validate",
+    short_help="Check a file; exit 1 with path and reason for every problem.",
+    epilog="Example: tandem validate -f deployment.yaml -o json",
+)
+@file_option("File with resources of any of Tandem's kinds")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@cluster_options
+def command(*, file: Path, output: str, **cluster: Any) -> None:
+    """Checks every resource of the file, and builds the objects of every ModelDeployment. Prints what was checked and
+    exits 0, or prints each problem with its path, reason and fix and exits 1."""
+    checked: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    try:
+        facts = cluster_from(**cluster)
+        for resource in load_file(file):
+            try:
+                checked.append(_check(resource, facts))
+            except Refused as refused:
+                problems += (_inside(problem, resource, file) for problem in refused.problems)
+    except Refused as refused:
+        problems += refused.problems
+    if output == "json":
+        found = [problem.as_dict() for problem in problems]
+        click.echo(json.dumps({"valid": not problems, "checked": checked, "problems": found}, indent=2))
+    elif problems:
+        raise Refused(problems)
+    else:
+        for summary in checked:
+            click.echo(_line(file, summary))
+    if problems:
+        click.get_current_context().exit(EXIT_REFUSED)
+
+
+def _check(resource: Resource, cluster: Cluster) -> dict[str, Any]:
+    summary: dict[str, Any] = {"kind": resource.kind, "name": resource.metadata.name}
+    if isinstance(resource, ModelDeployment):
+        built = build(resource, cluster=cluster)
+        summary |= {
+            "objects": len(built.objects),
+            "parameters": len(built.parameters),
+            "revision": built.revision,
+            "warnings": list(built.warnings),
+        }
+    return summary
+
+
+def _inside(problem: Problem, resource: Resource, file: Path) -> Problem:
+    """The problem with file and resource before its path."""
+    where = f"{file}: {resource.kind} {resource.metadata.name}: {problem.path}"
+    return Problem(where, problem.value, problem.reason, problem.fix)
+
+
+def _line(file: Path, summary: dict[str, Any]) -> str:
+    what = f"{file}: {summary['kind']} {summary['name']}: ok"
+    if "objects" not in summary:
+        return f"{what} (fields)"
+    made = f"{summary['objects']} objects, {summary['parameters']} parameters, revision {summary['revision']}"
+    return "\n".join((f"{what} (fields, {made})", *(f"  warning: {warning}" for warning in summary["warnings"])))
