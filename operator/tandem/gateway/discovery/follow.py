@@ -139,9 +139,9 @@ class SliceFollower:
             # The API server did answer: whatever it refuses, a fresh list is the safe way back.
             self._version = None
         self._failures += 1
+        self._view.trouble = str(error)
         self._on_failure()
         await self._api.recover(error)
-        self._view.trouble = str(error)
         if self._failures == 1 or self._failures % 10 == 0:
             log.warning("the worker list cannot be followed (%d. failure in a row): %s", self._failures, error)
         bound = min(FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 1, 16), LONGEST_PAUSE_SECONDS)
