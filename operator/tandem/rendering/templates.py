@@ -71,7 +71,9 @@ class YamlTemplate:
         except (TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
             line = _line_of(error, self.location)
             where = f"{self.location}:{line}" if line else self.location
-            raise refuse(where, None, f"the template fails: {error}", "Correct it or use the shipped one.") from error
+            raise refuse(
+                where, None, f"the template fails: {str(error).rstrip('.')}", "Correct it or use the shipped one."
+            ) from error
         return text, _parse(text, self.location)
 
 
@@ -95,9 +97,15 @@ def compile_template(environment: ImmutableSandboxedEnvironment, *, location: st
 
 
 def _check(tree: nodes.Template, location: str) -> None:
-    for found in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+    for found in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.Block)):
         where = f"{location}:{found.lineno}"
         raise refuse(where, None, "a template cannot read other templates", "Write it out here.")
+    for found in tree.find_all((nodes.Macro, nodes.CallBlock)):
+        raise refuse(f"{location}:{found.lineno}", None, "macros are not allowed", "Write it out here.")
+    for loop in tree.find_all(nodes.For):
+        deeper = [inner for part in loop.body for inner in (part, *part.find_all(nodes.For)) if inner is not loop]
+        if loop.recursive or any(isinstance(inner, nodes.For) for inner in deeper):
+            raise refuse(f"{location}:{loop.lineno}", None, "loops inside loops are not allowed", "Use one loop.")
     for output in tree.find_all(nodes.Output):
         for index, node in enumerate(output.nodes):
             if isinstance(node, nodes.TemplateData):
