@@ -26,15 +26,26 @@ class Ref(NamedTuple):
         return f"{self.kind} {self.namespace}/{self.name}"
 
 
+class Owner(NamedTuple):
+    """The controller of an object."""
+
+    kind: str
+    name: str
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object. `version` is its resourceVersion as a number, `owner` the uid of its controller ('' for none) and
-    `deployment` the name of the ModelDeployment that it belongs to ('' for none)."""
+    """One object. `version` is its resourceVersion as a number, `owner` its controller and `deployment` the name of the
+    ModelDeployment that it belongs to by controller or label ('' for none)."""
 
     ref: Ref
     uid: str
     version: int
-    owner: str
+    owner: Owner | None
     deployment: str
     deleting: bool
     body: bytes
@@ -49,15 +60,21 @@ class Entry:
 def entry_of(resource: Resource, obj: Mapping[str, Any]) -> Entry:
     """The entry of an object as the API server sends it."""
     metadata = obj["metadata"]
-    controller = next((owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")), None)
-    owned = controller is not None and controller["kind"] == MODEL_DEPLOYMENT.kind
+    owner = next(
+        (
+            Owner(reference["kind"], reference["name"], reference["uid"])
+            for reference in metadata.get("ownerReferences") or ()
+            if reference.get("controller")
+        ),
+        None,
+    )
     label = (metadata.get("labels") or {}).get(DEPLOYMENT_LABEL, "")
     return Entry(
         ref=Ref(resource.kind, metadata.get("namespace", ""), metadata["name"]),
         uid=metadata["uid"],
         version=int(metadata["resourceVersion"]),
-        owner=controller["uid"] if controller else "",
-        deployment=controller["name"] if controller and owned else label,
+        owner=owner,
+        deployment=owner.name if owner is not None and owner.kind == MODEL_DEPLOYMENT.kind else label,
         deleting="deletionTimestamp" in metadata,
         body=to_json(_compact(resource, obj)),
     )

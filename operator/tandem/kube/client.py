@@ -96,7 +96,7 @@ class Client:
             page = await self._request(
                 "GET", resource.path(namespace), verb="list", kind=resource.kind, query=query, accept=accept
             )
-            items += page["items"]
+            items += page.get("items") or ()
             more = page["metadata"].get("continue")
             if not more or first_page:
                 return Listing(tuple(items), page["metadata"]["resourceVersion"])

@@ -28,6 +28,7 @@ class Watcher:
     def __init__(
         self, connection: Connection, cache: Cache, scope: Scope, *, on_change: OnChange, on_relist: OnRelist
     ) -> None:
+        self._started = asyncio.Event()
         self._connection = connection
         self._cache = cache
         self._scope = scope
@@ -45,7 +46,12 @@ class Watcher:
             namespaces=namespaces,
             standalone=True,
             stop_flag=self._stop,
+            ready_flag=self._started,
         )
+
+    async def started(self) -> None:
+        """Returns when the watches have begun. From then on signals go to Kopf, unless the caller takes them back."""
+        await self._started.wait()
 
     def stop(self) -> None:
         """Ends `run` gracefully."""

@@ -1,0 +1,239 @@
+"""ModelDeployment: observe → build → plan → apply → status, for one deployment at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from tandem.api.deployment import ModelDeployment
+from tandem.api.load import parse_resource
+from tandem.api.problems import Problem, Refused
+from tandem.controller.apply import Applier, Outcome
+from tandem.controller.desired import Rendered, Renderer
+from tandem.controller.hindrance import hindrance
+from tandem.controller.hints import HintReader
+from tandem.controller.observed import Observed, observe
+from tandem.controller.plan import Plan, Tolerated, make_plan
+from tandem.controller.status import Situation, next_status
+from tandem.controller.statuswriter import StatusWriter
+from tandem.controller.takeover import Takeover, plan_takeover
+from tandem.controller.texts import FRESH_SECONDS, ConfigTexts
+from tandem.controller.verdict import Verdict
+from tandem.kube.cache import Cache, Entry, Ref
+from tandem.kube.client import Client
+from tandem.kube.clock import Clock
+
+# Objects of others that stand in the way carry no label of ours: nobody tells when they are gone.
+BLOCKED_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a spec asks for: the objects, or the problems that it was refused for."""
+
+    deployment: ModelDeployment | None = None
+    rendered: Rendered | None = None
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def names_texts(self) -> bool:
+        """Whether ConfigMaps of the user go into it."""
+        if self.deployment is None:
+            return False
+        spec = self.deployment.spec
+        return spec.templates is not None or (spec.rules is not None and spec.rules.config_map_ref is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What was decided and done for a wish."""
+
+    takeover: Takeover = field(default_factory=Takeover)
+    plan: Plan = field(default_factory=Plan)
+    outcome: Outcome = field(default_factory=Outcome)
+
+
+class DeploymentReconciler:
+    """Brings one ModelDeployment after the other to what its spec says; safe to call at any time, for any reason."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        cache: Cache,
+        renderer: Renderer,
+        statuses: StatusWriter,
+        clock: Clock,
+        cluster_domain: str,
+    ) -> None:
+        self._cache = cache
+        self._renderer = renderer
+        self._statuses = statuses
+        self._clock = clock
+        self._cluster_domain = cluster_domain
+        self._applier = Applier(client, cache)
+        self._texts = ConfigTexts(client, clock)
+        self._hints = HintReader(client, clock)
+        self._tolerated: dict[Ref, dict[Ref, Tolerated]] = {}
+
+    async def reconcile(self, ref: Ref) -> Verdict:
+        """One round for the deployment `ref`. Raises ApiError and Fenced."""
+        entry = self._cache.get(ref)
+        if entry is None or entry.deleting:
+            # What it owned goes by its owner references; nothing of ours holds it back.
+            self._forget(ref)
+            return Verdict()
+        document = entry.object
+        wish = await self._wish(entry, document)
+        observed = self._observe(ref, entry)
+        look_again = await self._hints.look(pod for workload in observed.workloads for pod in workload.pods)
+        done = _Round()
+        if wish.rendered is not None and wish.deployment is not None:
+            takeover, plan = self._plan(wish.deployment, wish.rendered, observed, document)
+            done = _Round(takeover, plan, await self._carry_out(entry, plan))
+            observed = self._observe(ref, entry)
+        write_again = None
+        if not _is_passing(done.outcome):
+            situation = self._situation(document, wish, observed, done)
+            status = next_status(situation, document.get("status") or {}, now=self._clock.now())
+            write_again = await self._statuses.write(entry, document, status)
+        return _verdict(done, [look_again, write_again, FRESH_SECONDS if wish.names_texts else None])
+
+    async def _wish(self, entry: Entry, document: Mapping[str, Any]) -> _Wish:
+        """Reads the spec and renders it."""
+        deployment: ModelDeployment | None = None
+        try:
+            deployment = _parse(entry, document)
+            spec, namespace = deployment.spec, deployment.metadata.namespace
+            rules: Mapping[str, str] = {}
+            templates: Mapping[str, str] = {}
+            if spec.rules is not None and spec.rules.config_map_ref is not None:
+                path = "spec.rules.configMapRef.name"
+                rules = await self._texts.read(namespace, spec.rules.config_map_ref.name, path=path)
+            if spec.templates is not None:
+                path = "spec.templates.configMapRef.name"
+                templates = await self._texts.read(namespace, spec.templates.config_map_ref.name, path=path)
+            rendered = self._renderer.render(deployment, rules=rules, templates=templates)
+        except Refused as refused:
+            return _Wish(deployment=deployment, problems=refused.problems)
+        return _Wish(deployment=deployment, rendered=rendered)
+
+    def _observe(self, ref: Ref, entry: Entry) -> Observed:
+        return observe(self._cache.children(ref.namespace, ref.name), entry.uid)
+
+    def _plan(
+        self, deployment: ModelDeployment, rendered: Rendered, observed: Observed, document: Mapping[str, Any]
+    ) -> tuple[Takeover, Plan]:
+        rollout, metadata = deployment.spec.rollout, document["metadata"]
+        router = next(desired for desired in rendered.objects if desired.ref.name == rendered.router)
+        takeover = plan_takeover(
+            declared=_declared(deployment),
+            workers=rendered.workers,
+            router=router.object,
+            observed=observed,
+            max_surge=rollout.max_surge if rollout else 1,
+            hints=self._hints.hints,
+            now=self._clock.now(),
+        )
+        plan = make_plan(
+            rendered.objects,
+            observed,
+            takeover,
+            router=rendered.router,
+            applied=_inventory(document),
+            tolerated=self._tolerated.get(Ref(document["kind"], metadata["namespace"], metadata["name"]), {}),
+        )
+        return takeover, plan
+
+    async def _carry_out(self, entry: Entry, plan: Plan) -> Outcome:
+        if plan.is_empty:
+            return Outcome()
+        outcome = await self._applier.carry_out(plan, owner_uid=entry.uid)
+        if outcome.tolerated:
+            self._tolerated.setdefault(entry.ref, {}).update(outcome.tolerated)
+        return outcome
+
+    def _situation(self, document: Mapping[str, Any], wish: _Wish, observed: Observed, done: _Round) -> Situation:
+        metadata = document["metadata"]
+        return Situation(
+            name=metadata["name"],
+            namespace=metadata["namespace"],
+            generation=metadata.get("generation", 0),
+            declared=_declared(wish.deployment) if wish.rendered and wish.deployment else _present(observed),
+            rendered=wish.rendered,
+            problems=wish.problems,
+            observed=observed,
+            hindrance=hindrance(done.plan, done.outcome),
+            applied=_applied(wish.rendered, done, _inventory(document)) if wish.rendered else {},
+            hints=self._hints.hints,
+            taking_over=not done.takeover.done,
+            cluster_domain=self._cluster_domain,
+        )
+
+    def _forget(self, ref: Ref) -> None:
+        self._renderer.forget(ref.namespace, ref.name)
+        self._statuses.forget(ref)
+        self._tolerated.pop(ref, None)
+
+
+def _parse(entry: Entry, document: Mapping[str, Any]) -> ModelDeployment:
+    """The resource; fields that this version does not know (a newer CRD may) are passed over. Raises `Refused`."""
+    try:
+        return ModelDeployment.model_validate_json(entry.body, by_alias=True, by_name=False, extra="ignore")
+    except ValidationError:
+        parsed = parse_resource(dict(document))
+        if not isinstance(parsed, ModelDeployment):
+            raise TypeError(f"{entry.ref} was read as a {parsed.kind}") from None
+        return parsed
+
+
+def _declared(deployment: ModelDeployment) -> dict[str, int]:
+    return {role: deployment.replicas(role) for role in deployment.role_names()}
+
+
+def _present(observed: Observed) -> dict[str, int]:
+    """Workers per role as they are kept while the spec cannot be followed."""
+    counts: dict[str, int] = {}
+    for workload in observed.workers:
+        counts[workload.role] = counts.get(workload.role, 0) + workload.replicas
+    return counts
+
+
+def _inventory(document: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    items = (document.get("status") or {}).get("inventory") or ()
+    return {(item["kind"], item["name"]): item["hash"] for item in items}
+
+
+def _applied(rendered: Rendered, done: _Round, before: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], str]:
+    """The digest of each object as it stands in the cluster by now."""
+    behind = {apply.ref for apply in done.plan.applies} - {apply.ref for apply in done.outcome.written}
+    behind |= {other.ref for other in (*done.plan.not_ours, *done.outcome.not_ours)} | set(done.plan.waiting)
+    digests = {}
+    for desired in rendered.objects:
+        key = (desired.ref.kind, desired.ref.name)
+        held = done.takeover.hold_router and desired.ref.name == rendered.router
+        if desired.ref in behind or held:
+            if key in before:
+                digests[key] = before[key]
+        else:
+            digests[key] = desired.digest
+    return digests
+
+
+def _is_passing(outcome: Outcome) -> bool:
+    """Whether what went wrong will have passed by the next try, and is not worth telling."""
+    return outcome.stale or any(failure.error.is_transient for failure in outcome.failures)
+
+
+def _verdict(done: _Round, waits: list[float | None]) -> Verdict:
+    outcome = done.outcome
+    again = min((wait for wait in waits if wait is not None), default=None)
+    if _is_passing(outcome):
+        asked = max((failure.error.retry_after or 0.0 for failure in outcome.failures), default=0.0)
+        return Verdict(failed=True, at_least=asked, again_after=again)
+    if outcome.failures or outcome.not_ours or done.plan.not_ours:
+        return Verdict(failed=True, at_least=BLOCKED_SECONDS, again_after=again)
+    return Verdict(again_after=again)

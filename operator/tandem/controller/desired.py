@@ -1,0 +1,154 @@
+"""What should be in the cluster for one deployment: the objects of `build()`, kept as JSON text with their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json
+
+from tandem.api.deployment import ModelDeployment
+from tandem.api.problems import Refused
+from tandem.kube.cache import Ref
+from tandem.kube.resources import DEPLOYMENT
+from tandem.manifests import names
+from tandem.manifests.build import build
+from tandem.manifests.cluster import Cluster
+from tandem.manifests.model import Build
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """One object. `digest` covers all of it but a Deployment's replicas, which move during a rollout."""
+
+    ref: Ref
+    digest: str
+    body: bytes
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """The object; a fresh copy."""
+        parsed: dict[str, Any] = from_json(self.body, cache_strings="all")
+        return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """All objects of a deployment. `workers` names the Deployment of each role, `router` that of the router."""
+
+    revision: str
+    objects: tuple[Desired, ...]
+    workers: Mapping[str, str]
+    router: str
+    parameters: bytes
+    warnings: tuple[str, ...]
+
+    @property
+    def parameter_statuses(self) -> list[dict[str, str]]:
+        """The effective parameters, as the status shows them."""
+        parsed: list[dict[str, str]] = from_json(self.parameters)
+        return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class _Memo:
+    key: tuple[str, int, int]
+    result: Rendered | Refused
+
+
+class Renderer:
+    """Calls `build()` once per spec: status changes of children, by far the most events, need no rendering."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._memos: dict[tuple[str, str], _Memo] = {}
+
+    def render(
+        self, deployment: ModelDeployment, *, rules: Mapping[str, str], templates: Mapping[str, str]
+    ) -> Rendered:
+        """The objects of `deployment`, with the texts of the ConfigMaps that it names; raises `Refused`."""
+        metadata = deployment.metadata
+        texts = hash((tuple(sorted(rules.items())), tuple(sorted(templates.items()))))
+        key = (metadata.uid, metadata.generation, texts)
+        place = (metadata.namespace, metadata.name)
+        memo = self._memos.get(place)
+        if memo is None or memo.key != key:
+            memo = _Memo(key, self._build(deployment, rules, templates))
+            self._memos[place] = memo
+        if isinstance(memo.result, Refused):
+            raise Refused(memo.result.problems)
+        return memo.result
+
+    def forget(self, namespace: str, name: str) -> None:
+        """Drops what is remembered of a deployment that is gone."""
+        self._memos.pop((namespace, name), None)
+
+    def _build(
+        self, deployment: ModelDeployment, rules: Mapping[str, str], templates: Mapping[str, str]
+    ) -> Rendered | Refused:
+        cluster = Cluster(
+            library=self._cluster.library,
+            router_image=self._cluster.router_image,
+            images=self._cluster.images,
+            apis=self._cluster.apis,
+            cluster_domain=self._cluster.cluster_domain,
+            rules=rules,
+            templates=templates,
+        )
+        try:
+            return compact(build(deployment, cluster=cluster))
+        except Refused as refused:
+            return refused
+
+
+def compact(built: Build) -> Rendered:
+    """A build in the form that is kept and planned with."""
+    workers: dict[str, str] = {}
+    router = ""
+    for obj in built.objects:
+        if obj["kind"] == DEPLOYMENT.kind:
+            role = obj["metadata"]["labels"].get(names.LABEL_ROLE)
+            if role:
+                workers[role] = obj["metadata"]["name"]
+            else:
+                router = obj["metadata"]["name"]
+    parameters = [
+        {
+            "role": value.role,
+            "name": value.name,
+            "value": _text(value.value),
+            "source": value.source,
+            "detail": value.detail,
+        }
+        for value in built.parameters
+    ]
+    return Rendered(
+        revision=built.revision,
+        objects=tuple(_desired(obj) for obj in built.objects),
+        workers=workers,
+        router=router,
+        parameters=json.dumps(parameters).encode(),
+        warnings=built.warnings,
+    )
+
+
+def digest(obj: Mapping[str, Any]) -> str:
+    """A short hash of what we want an object to be."""
+    if obj["kind"] == DEPLOYMENT.kind:
+        obj = {**obj, "spec": {key: value for key, value in obj["spec"].items() if key != "replicas"}}
+    return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _desired(obj: Mapping[str, Any]) -> Desired:
+    metadata = obj["metadata"]
+    ref = Ref(obj["kind"], metadata["namespace"], metadata["name"])
+    return Desired(ref, digest(obj), json.dumps(obj).encode())
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,141 @@
+"""What only Events tell: why a probe fails, why a volume is not mounted. Read for stuck pods, ever more rarely."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tandem.kube.client import Client
+from tandem.kube.clock import Clock
+from tandem.kube.errors import ApiError
+from tandem.kube.resources import EVENT
+
+logger = logging.getLogger(__name__)
+
+Document = Mapping[str, Any]
+
+STUCK_SECONDS = 4.0
+LONGEST_WAIT = 60.0
+
+TELLING = (
+    "FailedMount",
+    "FailedAttachVolume",
+    "FailedMapVolume",
+    "FailedCreatePodSandBox",
+    "FailedToRetrieveImagePullSecret",
+    "Unhealthy",
+)
+"""Reasons of the Events that explain what a pod's own status does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """The latest telling Event of a pod; `probe` is the kind of a failed probe: Readiness, Liveness or Startup."""
+
+    reason: str
+    message: str
+    probe: str = ""
+
+
+def hint_from(events: Iterable[Document]) -> Hint | None:
+    """The latest telling one of a pod's core/v1 Events."""
+    telling = [event for event in events if event.get("reason") in TELLING]
+    if not telling:
+        return None
+    last = max(telling, key=_seen)
+    message = str(last.get("message", "")).strip()
+    kind = message.partition(" ")[0]
+    probe = kind if last["reason"] == "Unhealthy" and kind in ("Readiness", "Liveness", "Startup") else ""
+    return Hint(last["reason"], message, probe)
+
+
+class HintReader:
+    """Reads the Events of stuck pods: first after a few seconds, then ever more rarely while they stay stuck."""
+
+    def __init__(self, client: Client, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._watched: dict[str, _Watched] = {}
+
+    @property
+    def hints(self) -> Mapping[str, Hint]:
+        """What is known by now, by pod uid."""
+        return {uid: watched.hint for uid, watched in self._watched.items() if watched.hint is not None}
+
+    async def look(self, pods: Iterable[Document]) -> float | None:
+        """Reads what is due about `pods`; returns after how many seconds to call again, None when none is stuck."""
+        now, waits = self._clock.monotonic(), []
+        for pod in pods:
+            uid = pod["metadata"]["uid"]
+            if not is_stuck(pod):
+                self._watched.pop(uid, None)
+                continue
+            watched = self._watched.setdefault(uid, _Watched(due=now + STUCK_SECONDS))
+            if now >= watched.due:
+                watched.hint = await self._read(pod) or watched.hint
+                watched.looks += 1
+                watched.due = now + min(STUCK_SECONDS * 2.0**watched.looks, LONGEST_WAIT)
+            waits.append(watched.due - now)
+        return min(waits, default=None)
+
+    def keep_only(self, pods: Iterable[Document], *, of: Iterable[str]) -> None:
+        """Forgets those pods of the uids `of` that are no more."""
+        present = {pod["metadata"]["uid"] for pod in pods}
+        for uid in of:
+            if uid not in present:
+                self._watched.pop(uid, None)
+
+    async def _read(self, pod: Document) -> Hint | None:
+        metadata = pod["metadata"]
+        selector = f"involvedObject.uid={metadata['uid']}"
+        try:
+            listing = await self._client.list(EVENT, metadata["namespace"], field_selector=selector)
+        except ApiError as error:
+            logger.warning("the Events of pod %s could not be read: %s", metadata["name"], error)
+            return None
+        return hint_from(listing.items)
+
+
+@dataclass
+class _Watched:
+    due: float
+    looks: int = 0
+    hint: Hint | None = None
+
+
+def is_stuck(pod: Document) -> bool:
+    """Whether a pod's status leaves open what it waits for: it creates containers, or runs without being ready."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    containers = pod["status"].get("containerStatuses") or ()
+    scheduled = any(
+        condition["type"] == "PodScheduled" and condition["status"] == "True"
+        for condition in pod["status"].get("conditions") or ()
+    )
+    if scheduled and not containers:
+        return bool(pod["status"].get("phase") == "Pending")
+    return any(not container.get("ready") and _is_silent(container) for container in containers)
+
+
+def _is_silent(container: Document) -> bool:
+    state = container.get("state") or {}
+    waiting = state.get("waiting") or {}
+    pulled = waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff")
+    killed = (container.get("lastState") or {}).get("terminated", {}).get("exitCode") in (137, 143)
+    # A server that has not passed its startup probe is loading, which is no riddle.
+    unready = "running" in state and container.get("started", True)
+    return unready or waiting.get("reason") == "ContainerCreating" or pulled or killed
+
+
+def _seen(event: Document) -> datetime:
+    series = event.get("series") or {}
+    moment = (
+        series.get("lastObservedTime")
+        or event.get("lastTimestamp")
+        or event.get("eventTime")
+        or event["metadata"]["creationTimestamp"]
+    )
+    return datetime.fromisoformat(moment)

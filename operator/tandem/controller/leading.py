@@ -1,0 +1,135 @@
+"""What the leader does: cache, watches, queue and workers, from the first list to the last write."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from tandem.controller.blueprint import blueprint_reconciler
+from tandem.controller.deployment import DeploymentReconciler
+from tandem.controller.desired import Renderer
+from tandem.controller.health import Health
+from tandem.controller.job import job_reconciler
+from tandem.controller.metrics import Metrics
+from tandem.controller.route import route_reconciler
+from tandem.controller.settings import OperatorSettings
+from tandem.controller.statuswriter import StatusWriter
+from tandem.controller.worker import Reconciler, Workers
+from tandem.kube.cache import Cache, Entry, Ref
+from tandem.kube.client import Client
+from tandem.kube.clock import Clock
+from tandem.kube.connection import Connection
+from tandem.kube.discovery import Scope, served_kinds
+from tandem.kube.queue import WorkQueue
+from tandem.kube.resources import MODEL_BLUEPRINT, MODEL_DEPLOYMENT, MODEL_JOB, MODEL_ROUTE, OWN_KINDS
+from tandem.kube.verify import Verifier
+from tandem.kube.watch import Watcher
+from tandem.manifests.cluster import Cluster
+from tandem.rendering.library import load_library
+
+logger = logging.getLogger(__name__)
+
+OPTIONAL_GROUPS = ("leaderworkerset.x-k8s.io", "keda.sh", "monitoring.coreos.com", "gateway.networking.k8s.io")
+OWN = frozenset(resource.kind for resource in OWN_KINDS)
+
+
+class Controller:
+    """One run of the leader: `work` until it is cancelled, then `finish` the writes under way, then `close`.
+
+    `client` is fenced by the lease.
+    """
+
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        *,
+        connection: Connection,
+        client: Client,
+        clock: Clock,
+        metrics: Metrics,
+        health: Health,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._clock = clock
+        self._health = health
+        self._cache = Cache()
+        self._queue: WorkQueue[Ref] = WorkQueue(clock)
+        scope: Scope = settings.namespaces or (None,)
+        self._verifier = Verifier(client, self._cache, scope, clock, on_gone=self._enqueue)
+        self._watcher = Watcher(
+            connection, self._cache, scope, on_change=self._enqueue, on_relist=self._verifier.relisted
+        )
+        self._workers = Workers(self._queue, metrics)
+        health.oldest_item = lambda: self._queue.oldest_age
+        metrics.read_from(
+            depth=lambda: len(self._queue), oldest=lambda: self._queue.oldest_age, objects=lambda: len(self._cache)
+        )
+
+    async def watch(self) -> None:
+        """Runs the watches until `close`; raises when one fails for good."""
+        await self._watcher.run()
+        raise RuntimeError("the watch runtime has ended by itself")
+
+    async def watching(self) -> None:
+        """Returns when the watches have begun."""
+        await self._watcher.started()
+
+    async def work(self) -> None:
+        """Waits for a complete cache, then works until cancelled. Raises ApiError and WatchStuck."""
+        cluster = Cluster(
+            library=load_library(),
+            router_image=self._settings.router_image,
+            images=self._settings.images,
+            apis=await served_kinds(self._client, OPTIONAL_GROUPS),
+            cluster_domain=self._settings.cluster_domain,
+        )
+        await self._verifier.verify_all()
+        logger.info("the cache is complete: %d objects", len(self._cache))
+        self._health.state = "leading"
+        self._workers.start(self._reconcilers(Renderer(cluster)), self._settings.workers)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._verifier.run(self._settings.resync_seconds))
+            group.create_task(self._resync())
+
+    async def finish(self, seconds: float) -> None:
+        """Begins no more work and lets what is under way end within `seconds`."""
+        await self._workers.stop(seconds)
+
+    def close(self) -> None:
+        """Ends the watches."""
+        self._watcher.stop()
+
+    async def _resync(self) -> None:
+        """Looks at everything now and then, spread out, whether anything told us to or not."""
+        every = self._settings.resync_seconds
+        while True:
+            await self._clock.sleep(every)
+            for kind in OWN:
+                for entry in self._cache.of_kind(kind):
+                    self._queue.add_after(entry.ref, random.uniform(0, every / 10))  # noqa: S311 - spreads load
+
+    def _enqueue(self, entry: Entry) -> None:
+        """Asks for work on what a change of `entry` concerns."""
+        if entry.ref.kind in OWN:
+            self._queue.add(entry.ref)
+        elif entry.deployment:
+            self._queue.add(Ref(MODEL_DEPLOYMENT.kind, entry.ref.namespace, entry.deployment))
+
+    def _reconcilers(self, renderer: Renderer) -> dict[str, Reconciler]:
+        statuses = StatusWriter(self._client, self._cache, self._clock)
+        deployments = DeploymentReconciler(
+            client=self._client,
+            cache=self._cache,
+            renderer=renderer,
+            statuses=statuses,
+            clock=self._clock,
+            cluster_domain=self._settings.cluster_domain,
+        )
+        return {
+            MODEL_DEPLOYMENT.kind: deployments,
+            MODEL_BLUEPRINT.kind: blueprint_reconciler(self._cache, statuses, self._clock),
+            MODEL_JOB.kind: job_reconciler(self._cache, statuses, self._clock),
+            MODEL_ROUTE.kind: route_reconciler(self._cache, statuses, self._clock),
+        }

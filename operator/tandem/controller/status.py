@@ -1,0 +1,260 @@
+"""The status of a ModelDeployment, worked out from what was asked for and what is there: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tandem.api.problems import Problem
+from tandem.controller.conditions import Condition, as_status, false, true
+from tandem.controller.desired import Rendered
+from tandem.controller.hints import Hint
+from tandem.controller.observed import Observed, Workload
+from tandem.controller.rootcause import Cause, first_cause, settled
+from tandem.manifests import names
+
+GENERATING_ROLES = ("decode", "agg")
+ROLE_ORDER = ("prefill", "decode", "agg")
+
+
+@dataclass(frozen=True, slots=True)
+class RoleView:
+    """Workers of a role: declared, made from the present spec, ready (of whatever revision), and what is wrong."""
+
+    role: str
+    desired: int
+    updated: int
+    ready: int
+    is_complete: bool
+    cause: Cause | None
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that the status is worked out from.
+
+    `declared` are the workers per role; `rendered` is None when the spec was refused for `problems`. `hindrance` says
+    why objects could not be written. `applied` are the digests of the objects as written by now, by kind and name.
+    """
+
+    name: str
+    namespace: str
+    generation: int
+    declared: Mapping[str, int]
+    rendered: Rendered | None
+    problems: Sequence[Problem]
+    observed: Observed
+    hindrance: Condition | None
+    applied: Mapping[tuple[str, str], str]
+    hints: Mapping[str, Hint]
+    taking_over: bool
+    cluster_domain: str
+
+
+def next_status(situation: Situation, previous: Mapping[str, Any], *, now: datetime) -> dict[str, Any]:
+    """The status to show; equal to `previous` when nothing worth telling has changed."""
+    roles = role_views(situation, now)
+    router = situation.observed.router
+    router_cause = first_cause(*_evidence([router] if router else []), hints=situation.hints, now=now)
+    found = next((view.cause for view in roles if view.cause), router_cause)
+    cause = settled(cause_from(previous.get("rootCause")), found)
+    conditions = _conditions(situation, roles, router_cause, cause)
+    generating = next((view for view in roles if view.role in GENERATING_ROLES), None)
+    status: dict[str, Any] = {
+        "observedGeneration": situation.generation,
+        "phase": _phase(situation, conditions, cause),
+        "endpoint": f"http://{situation.name}.{situation.namespace}.svc.{situation.cluster_domain}:{names.HTTP_PORT}",
+        "revision": situation.rendered.revision if situation.rendered else previous.get("revision"),
+        "conditions": as_status(conditions, previous.get("conditions") or (), generation=situation.generation, now=now),
+        "roles": {view.role: {"desired": view.desired, "updated": view.updated, "ready": view.ready} for view in roles},
+        "rootCause": _cause_status(cause),
+        "parameters": situation.rendered.parameter_statuses if situation.rendered else previous.get("parameters"),
+        "inventory": _inventory(situation, previous),
+    }
+    if generating is not None:
+        status["replicas"] = generating.ready
+        status["selector"] = names.selector_text(names.role_selector(situation.name, generating.role))
+    return {key: value for key, value in status.items() if value is not None}
+
+
+def role_views(situation: Situation, now: datetime) -> list[RoleView]:
+    """The roles in start order."""
+    views = []
+    for role in ROLE_ORDER:
+        if role not in situation.declared:
+            continue
+        mine = [workload for workload in situation.observed.workers if workload.role == role]
+        name = situation.rendered.workers[role] if situation.rendered else None
+        current = [workload for workload in mine if workload.name == name]
+        older = [workload for workload in mine if workload.name != name]
+        declared = situation.declared[role]
+        evidence = _evidence([*current, *reversed(older)])
+        views.append(
+            RoleView(
+                role=role,
+                desired=declared,
+                updated=sum(workload.updated for workload in current),
+                ready=sum(workload.ready for workload in mine),
+                is_complete=bool(current)
+                and not any(workload.present for workload in older)
+                and all(workload.is_complete and workload.replicas == declared for workload in current),
+                cause=first_cause(*evidence, hints=situation.hints, now=now),
+            )
+        )
+    return views
+
+
+def cause_from(document: Mapping[str, Any] | None) -> Cause | None:
+    """The root cause as it stands in a status."""
+    if not document:
+        return None
+    return Cause(
+        reason=document["reason"],
+        message=document.get("message", ""),
+        pod=document.get("pod", ""),
+        container=document.get("container", ""),
+        exit_code=document.get("exitCode"),
+    )
+
+
+def _evidence(workloads: Sequence[Workload]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    return [workload.document for workload in workloads], [pod for workload in workloads for pod in workload.pods]
+
+
+def _conditions(
+    situation: Situation, roles: Sequence[RoleView], router_cause: Cause | None, cause: Cause | None
+) -> list[Condition]:
+    parts = [_valid(situation), *_rendered(situation), *_model_ready(roles, cause)]
+    parts += [_role_ready(view) for view in roles]
+    parts += _router_ready(situation.observed.router, router_cause)
+    return [_ready(parts, cause), *parts, _progressing(parts, cause, situation), _degraded(parts, cause)]
+
+
+def _valid(situation: Situation) -> Condition:
+    if not situation.problems:
+        warnings = situation.rendered.warnings if situation.rendered else ()
+        return true("Valid", "Accepted", " ".join(warnings))
+    return false("Valid", "InvalidSpec", "\n".join(str(problem) for problem in situation.problems))
+
+
+def _rendered(situation: Situation) -> list[Condition]:
+    if situation.hindrance is not None:
+        return [situation.hindrance]
+    return [true("Rendered", "Applied")] if situation.rendered else []
+
+
+def _model_ready(roles: Sequence[RoleView], cause: Cause | None) -> list[Condition]:
+    """Whether a worker of the present spec has loaded the model."""
+    if cause is not None and cause.concerns_model:
+        return [false("ModelReady", cause.reason, cause.message)]
+    wanted = [view for view in roles if view.desired]
+    if not wanted:
+        return []
+    if all(view.ready and view.updated for view in wanted):
+        return [true("ModelReady", "Loaded")]
+    return [Condition("ModelReady", "Unknown", "NotLoadedYet", "no worker of each role has loaded the model yet")]
+
+
+def _role_ready(view: RoleView) -> Condition:
+    kind = f"{view.role.capitalize()}Ready"
+    counts = f"{view.ready} of {view.desired} workers ready"
+    if view.cause is not None:
+        return false(kind, view.cause.reason, f"{counts}: {_located(view.cause)}")
+    if view.is_complete:
+        return true(kind, "AllReady" if view.desired else "ScaledToZero", counts)
+    if view.ready >= view.desired > 0:
+        return false(kind, "RollingOut", f"{counts}, {view.updated} of them updated")
+    return false(kind, "WorkersStarting", counts)
+
+
+def _router_ready(router: Workload | None, cause: Cause | None) -> list[Condition]:
+    if router is None:
+        return [false("RouterReady", "RouterMissing", "the router has not been created yet")]
+    if cause is not None:
+        return [false("RouterReady", cause.reason, _located(cause))]
+    if router.is_complete:
+        return [true("RouterReady", "Available")]
+    if router.ready:
+        return [false("RouterReady", "RollingOut", f"{router.updated} of {router.replicas} routers updated")]
+    return [false("RouterReady", "RouterStarting", f"{router.ready} of {router.replicas} routers ready")]
+
+
+def _ready(parts: Sequence[Condition], cause: Cause | None) -> Condition:
+    failing = [part for part in parts if not part.holds]
+    if not failing:
+        return true("Ready", "Serving", "everything declared is ready")
+    first = failing[0]
+    if first.type in ("Valid", "Rendered"):
+        return false("Ready", first.reason, first.message)
+    if cause is not None:
+        return false("Ready", cause.reason, _located(cause))
+    # Loading is no cause of its own: which role waits says more.
+    telling = next((part for part in failing if part.type != "ModelReady"), first)
+    return false("Ready", telling.reason, f"{telling.type}: {telling.message}")
+
+
+def _progressing(parts: Sequence[Condition], cause: Cause | None, situation: Situation) -> Condition:
+    blocked = next((part for part in parts if part.type in ("Valid", "Rendered") and not part.holds), None)
+    if blocked is not None:
+        return false("Progressing", blocked.reason, blocked.message)
+    if cause is not None:
+        return false("Progressing", cause.reason, "waiting until the cause is removed")
+    if situation.taking_over:
+        return true("Progressing", "RollingOut", "a new revision takes over")
+    moving = next((part for part in parts if not part.holds and part.type != "ModelReady"), None)
+    if moving is not None:
+        return true("Progressing", moving.reason, moving.message)
+    return false("Progressing", "Settled")
+
+
+def _degraded(parts: Sequence[Condition], cause: Cause | None) -> Condition:
+    broken = next((part for part in parts if part.type in ("Valid", "Rendered") and not part.holds), None)
+    if broken is not None:
+        return true("Degraded", broken.reason, broken.message)
+    if cause is not None:
+        return true("Degraded", cause.reason, _located(cause))
+    return false("Degraded", "AsExpected")
+
+
+def _phase(situation: Situation, conditions: Sequence[Condition], cause: Cause | None) -> str:
+    """One word for people."""
+    by_type = {condition.type: condition for condition in conditions}
+    if not by_type["Valid"].holds:
+        return "Invalid"
+    if by_type["Ready"].holds:
+        return "Ready" if any(situation.declared.values()) else "Stopped"
+    if "Rendered" in by_type and not by_type["Rendered"].holds:
+        return "Blocked"
+    if cause is not None:
+        return "Failing"
+    return "RollingOut" if situation.taking_over else "Starting"
+
+
+def _located(cause: Cause) -> str:
+    where = f"pod {cause.pod}" if cause.pod else ""
+    if cause.container:
+        where += f", container {cause.container}"
+    if cause.exit_code is not None:
+        where += f" (exit code {cause.exit_code})"
+    return f"{where}: {cause.message}" if where else cause.message
+
+
+def _cause_status(cause: Cause | None) -> dict[str, Any] | None:
+    if cause is None:
+        return None
+    shown = {
+        "pod": cause.pod or None,
+        "container": cause.container or None,
+        "reason": cause.reason,
+        "exitCode": cause.exit_code,
+        "message": cause.message,
+    }
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+def _inventory(situation: Situation, previous: Mapping[str, Any]) -> list[dict[str, str]] | None:
+    if situation.rendered is None:
+        return previous.get("inventory")
+    return [{"kind": kind, "name": name, "hash": digest} for (kind, name), digest in sorted(situation.applied.items())]
