@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tandem.api.problems import Problem
 from tandem.local.expand import expand
 from tandem.local.spec import LOOPBACK
+from tandem.local.template import Container, KeyRef, ValueSource, VariableSource
 
 CONFIG_MAP_FIX = "Local mode knows only the ConfigMaps that the deployment itself is made of."
 _KEYED_FIELD = re.compile(r"^metadata\.(labels|annotations)\['([^']+)'\]$")
@@ -55,24 +55,19 @@ class Sources:
         return {key: value for (secret, key), value in self.secrets.items() if secret == name}
 
 
-class _Absent(Exception):
-    """A variable has no value and need not have one."""
-
-
 def container_environment(
-    container: Mapping[str, Any], *, facts: PodFacts, sources: Sources, where: str, problems: list[Problem]
+    container: Container, *, facts: PodFacts, sources: Sources, where: str, problems: list[Problem]
 ) -> dict[str, str]:
     """The variables of `container`; what cannot be resolved is added to `problems`, located below `where`."""
     variables: dict[str, str] = {}
-    for index, source in enumerate(container.get("envFrom") or ()):
-        variables |= _all_of(source, sources=sources, where=f"{where}.envFrom[{index}]", problems=problems)
-    for index, entry in enumerate(container.get("env") or ()):
-        at = f"{where}.env[{index}]"
-        if "valueFrom" not in entry:
-            variables[entry["name"]] = expand(entry.get("value") or "", variables)
+    for index, source in enumerate(container.env_from):
+        variables |= _all_of(source, sources, f"{where}.envFrom[{index}]", problems)
+    for index, entry in enumerate(container.env):
+        if entry.value_from is None:
+            variables[entry.name] = expand(entry.value, variables)
             continue
         try:
-            variables[entry["name"]] = _referenced(entry["valueFrom"], facts, sources, f"{at}.valueFrom")
+            variables[entry.name] = _referenced(entry.value_from, facts, sources, f"{where}.env[{index}].valueFrom")
         except _Absent:
             continue
         except _Unresolved as unresolved:
@@ -80,28 +75,55 @@ def container_environment(
     return variables
 
 
+class _Absent(Exception):
+    """A variable has no value and need not have one."""
+
+
 class _Unresolved(Exception):
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(str(problem))
-        self.problem = problem
+    """A variable has no value and should have one."""
+
+    def __init__(self, path: str, value: str, reason: str, fix: str) -> None:
+        super().__init__(reason)
+        self.problem = Problem(path, value, reason, fix)
 
 
-def _referenced(source: Mapping[str, Any], facts: PodFacts, sources: Sources, where: str) -> str:
-    kind, reference = next(iter(source.items()))
-    if kind == "fieldRef":
-        path = reference["fieldPath"]
-        value = facts.field(path)
+def _referenced(source: ValueSource, facts: PodFacts, sources: Sources, where: str) -> str:
+    if field := source.field_ref:
+        value = facts.field(field.field_path)
         if value is None:
             fix = "Use metadata.name, metadata.namespace or status.podIP."
-            raise _Unresolved(Problem(f"{where}.fieldRef", repr(path), "a local process has no such field", fix))
+            raise _Unresolved(f"{where}.fieldRef", repr(field.field_path), "a local process has no such field", fix)
         return value
-    if kind == "configMapKeyRef":
-        found = sources.config_maps.get(reference["name"], {}).get(reference["key"])
-        return _required(found, reference, f"{where}.{kind}", "this ConfigMap key is not known", CONFIG_MAP_FIX)
-    if kind == "secretKeyRef":
-        found = sources.secrets.get((reference["name"], reference["key"]))
-        return _required(found, reference, f"{where}.{kind}", "this Secret key is not known", _key_fix(reference))
-    raise _Unresolved(Problem(f"{where}.{kind}", "", "local mode cannot resolve this source", "Give a plain value."))
+    if key := source.config_map_key_ref:
+        found = sources.config_maps.get(key.name, {}).get(key.key)
+        return _required(found, key, f"{where}.configMapKeyRef", "this ConfigMap key is not known", CONFIG_MAP_FIX)
+    if key := source.secret_key_ref:
+        found = sources.secrets.get((key.name, key.key))
+        return _required(found, key, f"{where}.secretKeyRef", "this Secret key is not known", _key_fix(key))
+    raise _Unresolved(f"{where}.{source.unknown}", "", "local mode cannot resolve this source", "Give a plain value.")
+
+
+def _required(found: str | None, key: KeyRef, where: str, reason: str, fix: str) -> str:
+    if found is not None:
+        return found
+    if key.optional:
+        raise _Absent
+    raise _Unresolved(where, f"{key.name}/{key.key}", reason, fix)
+
+
+def _all_of(source: VariableSource, sources: Sources, where: str, problems: list[Problem]) -> dict[str, str]:
+    values: Mapping[str, str] = {}
+    if reference := source.config_map_ref:
+        values = sources.config_maps.get(reference.name, {})
+        path, fix = f"{where}.configMapRef", CONFIG_MAP_FIX
+    elif reference := source.secret_ref:
+        values = sources.secret_keys(reference.name)
+        path, fix = f"{where}.secretRef", whole_secret_fix(reference.name)
+    else:
+        path, fix = f"{where}.{source.unknown}", "Use configMapRef or secretRef."
+    if not values and not (reference and reference.optional):
+        problems.append(Problem(path, repr(reference.name) if reference else "", "nothing is known of it", fix))
+    return {f"{source.prefix}{key}": value for key, value in values.items()}
 
 
 def whole_secret_fix(name: str) -> str:
@@ -109,34 +131,6 @@ def whole_secret_fix(name: str) -> str:
     return f"Add --secret {name}/KEY=VARIABLE for each of its keys."
 
 
-def _key_fix(reference: Mapping[str, Any]) -> str:
-    name, key = reference["name"], reference["key"]
-    variable = re.sub(r"\W", "_", f"{name}_{key}").upper()
-    return f"Put it in an environment variable and add --secret {name}/{key}={variable}."
-
-
-def _required(found: str | None, reference: Mapping[str, Any], where: str, reason: str, fix: str) -> str:
-    if found is not None:
-        return found
-    if reference.get("optional"):
-        raise _Absent
-    raise _Unresolved(Problem(where, f"{reference['name']}/{reference['key']}", reason, fix))
-
-
-def _all_of(source: Mapping[str, Any], *, sources: Sources, where: str, problems: list[Problem]) -> dict[str, str]:
-    prefix = source.get("prefix") or ""
-    for kind, values in _named(source, sources):
-        reference = source[kind]
-        if values:
-            return {f"{prefix}{key}": value for key, value in values.items()}
-        if not reference.get("optional"):
-            fix = whole_secret_fix(reference["name"]) if kind == "secretRef" else CONFIG_MAP_FIX
-            problems.append(Problem(f"{where}.{kind}", repr(reference["name"]), "nothing is known of it", fix))
-    return {}
-
-
-def _named(source: Mapping[str, Any], sources: Sources) -> Iterator[tuple[str, Mapping[str, str]]]:
-    if "configMapRef" in source:
-        yield "configMapRef", sources.config_maps.get(source["configMapRef"]["name"], {})
-    if "secretRef" in source:
-        yield "secretRef", sources.secret_keys(source["secretRef"]["name"])
+def _key_fix(key: KeyRef) -> str:
+    variable = re.sub(r"\W", "_", f"{key.name}_{key.key}").upper()
+    return f"Put it in an environment variable and add --secret {key.name}/{key.key}={variable}."

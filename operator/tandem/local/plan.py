@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tandem.api.load import validate_model
 from tandem.api.problems import Problem, Refused
 from tandem.local.environment import Sources
 from tandem.local.machine import Machine
-from tandem.local.pod import BuiltPod, PodTemplate, Surroundings, build_pod
+from tandem.local.pod import BuiltPod, PodRequest, Surroundings, build_pod, template_path
 from tandem.local.spec import LocalPlan
+from tandem.local.template import Template
 from tandem.manifests import names
 
 # What these do for a deployment in a cluster has no counterpart between processes of one user.
@@ -85,13 +87,18 @@ class _Planner:
             threads=self._threads_each(),
         )
         for deployment in self._by_kind.get("Deployment", ()):
-            template = deployment["spec"]["template"]
-            labels = _labels(template)
+            owner = _name(deployment)
+            try:
+                template = validate_model(Template, deployment["spec"]["template"], f"{template_path(owner)}.")
+            except Refused as refused:
+                self._problems += refused.problems
+                continue
+            labels = template.metadata.labels
             address = next((each for each in self._addresses() if each.serves(labels)), None)
             for index in range(self._replicas(deployment, address)):
-                pod = PodTemplate(
-                    owner=_name(deployment),
-                    name=f"{_name(deployment)}-{index}",
+                pod = PodRequest(
+                    owner=owner,
+                    name=f"{owner}-{index}",
                     namespace=deployment["metadata"].get("namespace", "default"),
                     template=template,
                     address_port=address.target if address else None,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tandem.api.problems import Problem
 from tandem.local.arguments import PortMap, follow_endpoints_file, localize_arguments, localize_environment
@@ -13,23 +12,22 @@ from tandem.local.environment import PodFacts, Sources, container_environment
 from tandem.local.expand import expand
 from tandem.local.machine import Machine
 from tandem.local.spec import PodSpec, ProbeKind, ProbeSpec, UnitSpec
+from tandem.local.template import Container, Probe, Template
 from tandem.local.volumes import PodVolumes, pod_volumes
 from tandem.manifests import names
 
-DEFAULT_GRACE_SECONDS = 30
-_PROBE_KINDS: tuple[ProbeKind, ...] = ("startup", "readiness", "liveness")
 # How a program that is missing gets here.
 _INSTALL = {"tandem-serve": "Install the server: pip install 'tandem-operator[serve]'.", "vllm": "Install vLLM here."}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PodTemplate:
+class PodRequest:
     """A pod to make: `address_port` is its port (number or name) that clients' address leads to, if any."""
 
     owner: str
     name: str
     namespace: str
-    template: Mapping[str, Any]
+    template: Template
     address_port: int | str | None
     role: str
     revision: str
@@ -53,13 +51,18 @@ class Surroundings:
     threads: int
 
 
-def build_pod(pod: PodTemplate, *, around: Surroundings, problems: list[Problem]) -> BuiltPod:
+def template_path(owner: str) -> str:
+    """Where the template of a Deployment is, for messages."""
+    return f"Deployment {owner}: spec.template"
+
+
+def build_pod(pod: PodRequest, *, around: Surroundings, problems: list[Problem]) -> BuiltPod:
     """The processes of a pod; what cannot be run here is added to `problems`, located in the Deployment."""
-    spec = pod.template["spec"]
-    where = f"Deployment {pod.owner}: spec.template.spec"
+    body = pod.template.spec
+    where = f"{template_path(pod.owner)}.spec"
     home = around.machine.directory / "pods" / pod.name
     volumes = pod_volumes(
-        spec,
+        body,
         directory=home,
         claims=around.machine.volumes,
         sources=around.sources,
@@ -67,25 +70,18 @@ def build_pod(pod: PodTemplate, *, around: Surroundings, problems: list[Problem]
         problems=problems,
     )
     volumes.directories.append(home)
-    if spec.get("initContainers"):
+    if body.init_containers:
         reason = "local mode runs no init containers"
         problems.append(Problem(f"{where}.initContainers", "", reason, "Do their work before the start."))
     units = []
     port = None
-    for index, container in enumerate(spec["containers"]):
-        maker = _UnitMaker(
-            pod,
-            container,
-            where=f"{where}.containers[{index}]",
-            around=around,
-            volumes=volumes,
-            problems=problems,
-        )
+    for index, container in enumerate(body.containers):
+        at = f"{where}.containers[{index}]"
+        maker = _UnitMaker(pod, container, where=at, around=around, volumes=volumes, problems=problems)
         units.append(maker.unit(home))
         port = port or maker.http_port()
-    return BuiltPod(
-        PodSpec(name=pod.name, role=pod.role, revision=pod.revision, port=port, units=tuple(units)), volumes
-    )
+    spec = PodSpec(name=pod.name, role=pod.role, revision=pod.revision, port=port, units=tuple(units))
+    return BuiltPod(spec, volumes)
 
 
 class _UnitMaker:
@@ -93,8 +89,8 @@ class _UnitMaker:
 
     def __init__(
         self,
-        pod: PodTemplate,
-        container: Mapping[str, Any],
+        pod: PodRequest,
+        container: Container,
         *,
         where: str,
         around: Surroundings,
@@ -107,14 +103,10 @@ class _UnitMaker:
         self._around = around
         self._volumes = volumes
         self._problems = problems
-        self._declared = container.get("ports") or ()
-        address = self._number(pod.address_port)
-        self._ports = PortMap(
-            {
-                port: around.machine.port if port == address else around.machine.free_port()
-                for port in (declared["containerPort"] for declared in self._declared)
-            }
-        )
+        machine = around.machine
+        address = self._declared(pod.address_port)
+        numbers = (declared.container_port for declared in container.ports)
+        self._ports = PortMap({port: machine.port if port == address else machine.free_port() for port in numbers})
 
     def unit(self, home: Path) -> UnitSpec:
         container, machine = self._container, self._around.machine
@@ -122,9 +114,9 @@ class _UnitMaker:
         own = container_environment(
             container, facts=self._facts(), sources=self._around.sources, where=self._where, problems=self._problems
         )
-        argv = tuple(expand(part, own) for part in (*(container.get("command") or ()), *(container.get("args") or ())))
+        argv = tuple(expand(part, own) for part in (*container.command, *container.args))
         argv = localize_arguments(argv, mounts=mounts, ports=self._ports)
-        if container["name"] == names.ROUTER_CONTAINER and "--namespace" in argv:
+        if container.name == names.ROUTER_CONTAINER and "--namespace" in argv:
             argv = follow_endpoints_file(argv, str(self._around.endpoints_file))
         environment = {
             "OMP_NUM_THREADS": str(self._around.threads),
@@ -134,39 +126,36 @@ class _UnitMaker:
         }
         if scratch := self._volumes.temporary_directory(container):
             environment["TMPDIR"] = str(scratch)
-        working = container.get("workingDir")
         return UnitSpec(
             pod=self._pod.name,
-            container=container["name"],
+            container=container.name,
             argv=self._with_program(argv),
             environment=environment,
-            directory=Path(mounts.rewrite(working)) if working else home,
+            directory=Path(mounts.rewrite(container.working_dir)) if container.working_dir else home,
             ports=self._ports.ports,
             probes=tuple(self._probes()),
-            grace=float(self._pod.template["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS)),
+            grace=float(self._pod.template.spec.termination_grace_period_seconds),
         )
 
     def http_port(self) -> int | None:
         """The port on this machine of the container's port `http`."""
-        port = self._number(names.HTTP_PORT_NAME)
-        if port is None:
-            return None
-        return self._moved(port, f"{self._where}.ports")
+        port = self._declared(names.HTTP_PORT_NAME)
+        return None if port is None else self._moved(port, f"{self._where}.ports")
 
     def _facts(self) -> PodFacts:
-        metadata = self._pod.template["metadata"]
+        template = self._pod.template
         return PodFacts(
             name=self._pod.name,
             namespace=self._pod.namespace,
             node=self._around.machine.host_name,
-            account=self._pod.template["spec"].get("serviceAccountName", "default"),
-            labels=metadata.get("labels") or {},
-            annotations=metadata.get("annotations") or {},
+            account=template.spec.service_account_name,
+            labels=template.metadata.labels,
+            annotations=template.metadata.annotations,
         )
 
     def _with_program(self, argv: tuple[str, ...]) -> tuple[str, ...]:
         where = f"{self._where}.command"
-        if not self._container.get("command"):
+        if not self._container.command:
             reason = "without a command the image would say what to run, and local mode has no image"
             self._problems.append(Problem(where, "", reason, "Give the container a command."))
             return argv
@@ -178,32 +167,40 @@ class _UnitMaker:
         return (program, *argv[1:])
 
     def _probes(self) -> Iterator[ProbeSpec]:
-        for kind in _PROBE_KINDS:
-            probe = self._container.get(f"{kind}Probe")
-            if probe:
-                where = f"{self._where}.{kind}Probe"
-                handler = next((name for name in ("httpGet", "tcpSocket") if name in probe), None)
-                port = self._number(probe[handler]["port"]) if handler else None
-                if handler is None or port is None:
-                    reason = "local mode asks only httpGet and tcpSocket probes, at a port that the container declares"
-                    self._problems.append(Problem(where, "", reason, "Use httpGet with such a port."))
-                    continue
-                yield ProbeSpec(
-                    kind=kind,
-                    port=self._moved(port, f"{where}.{handler}.port"),
-                    path=probe[handler].get("path", "/") if handler == "httpGet" else None,
-                    initial_delay=float(probe.get("initialDelaySeconds", 0)),
-                    period=float(probe.get("periodSeconds", 10)),
-                    timeout=float(probe.get("timeoutSeconds", 1)),
-                    success_threshold=int(probe.get("successThreshold", 1)),
-                    failure_threshold=int(probe.get("failureThreshold", 3)),
-                )
+        container = self._container
+        kinds: tuple[tuple[ProbeKind, Probe | None], ...] = (
+            ("startup", container.startup_probe),
+            ("readiness", container.readiness_probe),
+            ("liveness", container.liveness_probe),
+        )
+        for kind, probe in kinds:
+            if probe and (found := self._probe(kind, probe)):
+                yield found
 
-    def _number(self, port: int | str | None) -> int | None:
+    def _probe(self, kind: ProbeKind, probe: Probe) -> ProbeSpec | None:
+        where = f"{self._where}.{kind}Probe"
+        handler = probe.http_get or probe.tcp_socket
+        port = self._declared(handler.port) if handler else None
+        if port is None:
+            reason = "local mode asks only httpGet and tcpSocket probes, at a port that the container declares"
+            self._problems.append(Problem(where, "", reason, "Use httpGet with such a port."))
+            return None
+        return ProbeSpec(
+            kind=kind,
+            port=self._moved(port, f"{where}.port"),
+            path=probe.http_get.path if probe.http_get else None,
+            initial_delay=probe.initial_delay_seconds,
+            period=probe.period_seconds,
+            timeout=probe.timeout_seconds,
+            success_threshold=probe.success_threshold,
+            failure_threshold=probe.failure_threshold,
+        )
+
+    def _declared(self, port: int | str | None) -> int | None:
         """The container's port by number or name; None when it declares no such port."""
-        for declared in self._declared:
-            if port in (declared["containerPort"], declared.get("name")):
-                return int(declared["containerPort"])
+        for declared in self._container.ports:
+            if port is not None and port in (declared.container_port, declared.name):
+                return declared.container_port
         return None
 
     def _moved(self, port: int, where: str) -> int:

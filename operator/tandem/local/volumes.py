@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from tandem.api.problems import Problem
 from tandem.local.environment import CONFIG_MAP_FIX, Sources, whole_secret_fix
 from tandem.local.mounts import Mounts
 from tandem.local.spec import FileSpec
+from tandem.local.template import ConfigMapVolume, Container, Item, PodBody, SecretVolume, Volume
 
 SECRET_MODE = 0o600
 
@@ -24,32 +24,30 @@ class PodVolumes:
     directories: list[Path] = field(default_factory=list)
     scratch: set[str] = field(default_factory=set)
     claims: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
 
-    def mounts_of(self, container: Mapping[str, Any], *, where: str, problems: list[Problem]) -> Mounts:
+    def mounts_of(self, container: Container, *, where: str, problems: list[Problem]) -> Mounts:
         """Where `container` finds its volumes."""
         places: dict[str, Path] = {}
-        for index, mount in enumerate(container.get("volumeMounts") or ()):
-            place = self.places.get(mount["name"])
-            if place is None:
+        for index, mount in enumerate(container.volume_mounts):
+            place = self.places.get(mount.name)
+            if place is not None:
+                places[str(PurePosixPath(mount.mount_path))] = place / mount.sub_path
+            elif mount.name not in self.missing:
                 at = f"{where}.volumeMounts[{index}].name"
-                problems.append(
-                    Problem(at, repr(mount["name"]), "the pod has no such volume", "Declare it in volumes.")
-                )
-                continue
-            target = place / mount["subPath"] if mount.get("subPath") else place
-            places[str(PurePosixPath(mount["mountPath"]))] = target
+                problems.append(Problem(at, repr(mount.name), "the pod has no such volume", "Declare it in volumes."))
         return Mounts(places)
 
-    def temporary_directory(self, container: Mapping[str, Any]) -> Path | None:
+    def temporary_directory(self, container: Container) -> Path | None:
         """The directory behind an emptyDir at /tmp, which a process would not look for by itself."""
-        for mount in container.get("volumeMounts") or ():
-            if mount["mountPath"].rstrip("/") == "/tmp" and mount["name"] in self.scratch:  # noqa: S108 - its own name
-                return self.places[mount["name"]]
+        for mount in container.volume_mounts:
+            if mount.mount_path.rstrip("/") == "/tmp" and mount.name in self.scratch:  # noqa: S108 - the pod's own
+                return self.places[mount.name]
         return None
 
 
 def pod_volumes(
-    spec: Mapping[str, Any],
+    body: PodBody,
     *,
     directory: Path,
     claims: Mapping[str, Path],
@@ -57,54 +55,56 @@ def pod_volumes(
     where: str,
     problems: list[Problem],
 ) -> PodVolumes:
-    """The volumes of a pod spec, below `directory` unless they are the user's own (`claims`, by claim name)."""
+    """The volumes of a pod, below `directory` unless they are the user's own (`claims`, by claim name)."""
     found = PodVolumes()
-    for index, volume in enumerate(spec.get("volumes") or ()):
+    for index, volume in enumerate(body.volumes):
         at = f"{where}.volumes[{index}]"
-        name = volume["name"]
-        kind = next((key for key in volume if key != "name"), "emptyDir")
-        source = volume.get(kind) or {}
-        place = directory / name
-        if kind == "emptyDir":
-            found.directories.append(place)
-            found.scratch.add(name)
-        elif kind == "persistentVolumeClaim":
-            claim = source["claimName"]
-            found.claims.add(claim)
-            if claim not in claims:
-                fix = f"Add --volume {claim}=DIRECTORY."
-                problems.append(Problem(f"{at}.{kind}.claimName", repr(claim), "no directory stands in for it", fix))
-                continue
-            place = claims[claim]
-        elif kind == "hostPath":
-            place = Path(source["path"])
-        elif kind in ("configMap", "secret"):
-            found.directories.append(place)
-            found.files += _files(kind, source, place=place, sources=sources, where=f"{at}.{kind}", problems=problems)
-        else:
+        place: Path | None = directory / volume.name
+        if claim := volume.persistent_volume_claim:
+            found.claims.add(claim.claim_name)
+            place = claims.get(claim.claim_name)
+            if place is None:
+                path, fix = f"{at}.persistentVolumeClaim.claimName", f"Add --volume {claim.claim_name}=DIRECTORY."
+                problems.append(Problem(path, repr(claim.claim_name), "no directory stands in for it", fix))
+        elif volume.host_path:
+            place = Path(volume.host_path.path)
+        elif volume.config_map or volume.secret:
+            found.directories.append(directory / volume.name)
+            found.files += _files(volume, place=directory / volume.name, sources=sources, where=at, problems=problems)
+        elif volume.unknown:
+            place = None
             fix = "Use a ConfigMap, Secret, emptyDir or PersistentVolumeClaim."
-            problems.append(Problem(f"{at}.{kind}", "", "local mode has nothing for this kind of volume", fix))
-            continue
-        found.places[name] = place
+            problems.append(Problem(f"{at}.{volume.unknown}", "", "local mode has nothing for this volume", fix))
+        else:
+            found.directories.append(directory / volume.name)
+            found.scratch.add(volume.name)
+        if place is None:
+            found.missing.add(volume.name)
+        else:
+            found.places[volume.name] = place
     return found
 
 
-def _files(
-    kind: str, source: Mapping[str, Any], *, place: Path, sources: Sources, where: str, problems: list[Problem]
-) -> Iterator[FileSpec]:
-    secret = kind == "secret"
-    name = source["secretName" if secret else "name"]
-    values = sources.secret_keys(name) if secret else sources.config_maps.get(name)
-    if not values:
-        if not source.get("optional"):
-            fix = whole_secret_fix(name) if secret else CONFIG_MAP_FIX
-            problems.append(Problem(where, repr(name), "nothing is known of it", fix))
+def _files(volume: Volume, *, place: Path, sources: Sources, where: str, problems: list[Problem]) -> Iterator[FileSpec]:
+    source: ConfigMapVolume | SecretVolume
+    values: Mapping[str, str]
+    if volume.secret:
+        source, mode, path = volume.secret, SECRET_MODE, f"{where}.secret"
+        name, values, fix = (
+            source.secret_name,
+            sources.secret_keys(source.secret_name),
+            whole_secret_fix(source.secret_name),
+        )
+    elif volume.config_map:
+        source, mode, path = volume.config_map, 0o644, f"{where}.configMap"
+        name, values, fix = source.name, sources.config_maps.get(source.name, {}), CONFIG_MAP_FIX
+    else:
         return
-    items = source.get("items") or [{"key": key, "path": key} for key in values]
-    for item in items:
-        if item["key"] in values:
-            yield FileSpec(place / item["path"], values[item["key"]].encode(), SECRET_MODE if secret else 0o644)
-        elif not source.get("optional"):
-            problems.append(
-                Problem(f"{where}.items", repr(item["key"]), "there is no such key", "Name an existing key.")
-            )
+    if not values and not source.optional:
+        problems.append(Problem(path, repr(name), "nothing is known of it", fix))
+        return
+    for item in source.items or (Item(key=key, path=key) for key in values):
+        if item.key in values:
+            yield FileSpec(place / item.path, values[item.key].encode(), mode)
+        elif not source.optional:
+            problems.append(Problem(f"{path}.items", repr(item.key), "there is no such key", "Name an existing key."))
