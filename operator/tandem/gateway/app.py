@@ -100,6 +100,8 @@ def create_app(settings: RouterSettings, *, lifecycle: Lifecycle, world: World) 
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
+        # Nothing about requests leaves this process but what it logs and counts itself.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     _add_probes(app, lifecycle=lifecycle, view=view, metrics=metrics)
     _add_error_forms(app)

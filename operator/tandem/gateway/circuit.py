@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 FIRST_REST_SECONDS = 1.0
-LONGEST_REST_SECONDS = 30.0
+LONGEST_REST_SECONDS = 10.0
 
 
 @dataclass(slots=True)

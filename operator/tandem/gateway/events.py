@@ -7,6 +7,14 @@ from dataclasses import dataclass
 
 _ENDS = (b"\n\n", b"\r\n\r\n")
 _LONGEST_ERROR = 65536
+# For workers whose `code` is a word.
+_STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "not_found_error": 404,
+    "rate_limit_error": 429,
+    "unavailable_error": 503,
+    "timeout_error": 504,
+}
 
 
 class EventSplitter:
@@ -53,7 +61,7 @@ def error_of(first: bytes) -> ErrorEvent | None:
     if not isinstance(error, dict):
         return None
     code = error.get("code")
-    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    status = code if isinstance(code, int) and 400 <= code < 600 else _STATUS_OF_TYPE.get(str(error.get("type")), 500)
     return ErrorEvent(status=status, content=content)
 
 

@@ -72,12 +72,14 @@ def strip(body: Body) -> tuple[Body, tuple[str, ...]]:
 
 def why_not_handed_off(backend: Backend, body: Body) -> str | None:
     """Why this request's prompt must be computed on the decode worker (a metrics label), or None."""
-    prompt = body.get("prompt")
-    if isinstance(prompt, list) and len(prompt) > 1 and all(isinstance(item, str | list) for item in prompt):
-        return "prompt_batch"  # one set of parameters names the KV of one prompt
     if body.get("prompt_logprobs") is not None or (body.get("echo") and body.get("logprobs") is not None):
         return "prompt_logprobs"  # they come out of the forward pass that decode would skip
-    if backend is Backend.VLLM and any(_more_than_one(body.get(key)) for key in ("n", "best_of")):
+    if backend is Backend.TORCH:
+        return None  # its parameters stand for every prompt and every choice of a request
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) > 1 and all(isinstance(item, str | list) for item in prompt):
+        return "prompt_batch"  # vLLM answers with the parameters of one prompt
+    if any(_more_than_one(body.get(key)) for key in ("n", "best_of")):
         return "several_choices"  # each choice would pull blocks that the first pull has freed
     return None
 

@@ -179,6 +179,8 @@ class Upstream:
                     chunk = await content.readany()
             except TimeoutError:
                 raise StreamBroken(f"the worker fell silent for {self._idle_seconds:g} s") from None
+            except aiohttp.ClientPayloadError:
+                raise StreamBroken("the worker's answer broke off") from None
             except (aiohttp.ClientError, OSError) as error:
                 raise StreamBroken(f"the connection to the worker broke: {_words(error)}") from None
             if not chunk:

@@ -26,12 +26,15 @@ from tests.unit.gateway.workers import Caches, Worker
 class GivenSource:
     """Workers as the test says."""
 
-    def __init__(self, view: FleetView, fleet: Fleet | None) -> None:
+    def __init__(self, view: FleetView, fleet: Fleet | None, defect: Exception | None) -> None:
+        self._defect = defect
         if fleet is not None:
             view.publish(fleet)
 
     async def run(self) -> None:
-        """Nothing more will come from here."""
+        """Nothing more will come from here, unless it is a defect."""
+        if self._defect is not None:
+            raise self._defect
         await asyncio.Event().wait()
 
 
@@ -89,7 +92,9 @@ async def start_router() -> AsyncIterator[StartRouter]:
     With `as_process` one runs as in its own process, to be stopped by `Router.signals`.
     """
 
-    async def start(*workers: Worker, synced: bool = True, as_process: bool = False, **options: Any) -> Router:
+    async def start(
+        *workers: Worker, synced: bool = True, as_process: bool = False, defect: Exception | None = None, **options: Any
+    ) -> Router:
         mode = "agg" if any(worker.role is Role.AGG for worker in workers) else "disagg"
         defaults = {"drain_seconds": 0.0, "grace_seconds": 0.5, "mode": mode, "backend": "torch"}
         given = {**defaults, **options}
@@ -109,7 +114,7 @@ async def start_router() -> AsyncIterator[StartRouter]:
 
         def source(view: FleetView, _on_failure: Callable[[], None]) -> GivenSource:
             views.append(view)
-            return GivenSource(view, Fleet.of(worker.endpoint() for worker in workers) if synced else None)
+            return GivenSource(view, Fleet.of(worker.endpoint() for worker in workers) if synced else None, defect)
 
         world = World(
             audit=JsonAudit(emit=emit, stamp=lambda: "now"),
@@ -131,8 +136,9 @@ async def start_router() -> AsyncIterator[StartRouter]:
             await server.startup(sockets=[listener])
             stop.push_async_callback(_stop, server)
         client = await stop.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)))
-        async with client.get(url + "/livez") as response:
-            assert response.status == 200
+        if defect is None:
+            async with client.get(url + "/livez") as response:
+                assert response.status == 200
         return Router(url, views[0], lifecycle, signals, serving, client, audit, noted, pauses, list(workers))
 
     async with AsyncExitStack() as stop:

@@ -34,6 +34,7 @@ def test_nothing_is_lost_or_altered_and_what_is_passed_on_ends_with_an_event(who
         (b'data: {"error": {"message": "x", "code": 400}}\n\n', 400),
         (b'data: {"error":{"message":"x","code":"bad"}}\n\n', 500),
         (b'data:{"error":{"message":"x"}}\n\n', 500),
+        (b'data: {"error": {"type": "rate_limit_error", "code": "queue_full"}}\n\n', 429),
         (b': ping\n\ndata: {"error": {"code": 429}}\n\n', 429),
         (b'data: {"error": {"code": 200}}\n\n', 500),
         (b'data: {"error": null, "choices": []}\n\n', None),

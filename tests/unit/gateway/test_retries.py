@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import socket
 
 import pytest
 
@@ -90,6 +92,28 @@ async def test_a_killed_worker_costs_one_attempt_and_is_then_left_alone(trio):
         attempts.append(int(response.headers["x-tandem-attempts"]))
     assert sorted(attempts) == [1] * 11 + [2]
     assert await trio.metric('tandem_router_resting{role="agg",target="w-0"}') == 1
+
+
+async def test_a_host_that_answers_nothing_costs_one_slow_attempt(start_router, start_worker):
+    alive = await start_worker("w-1", Role.AGG)
+    with socket.socket() as silent:
+        # A full backlog: the kernel drops what else wants to connect, as a lost host would.
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        filling = [socket.socket() for _ in range(4)]
+        for each in filling:
+            each.setblocking(False)
+            each.connect_ex(silent.getsockname())
+        lost = await start_worker("w-0", Role.AGG)
+        router = await start_router(lost, alive, policy="roundRobin", connect_seconds=0.2)
+        gone = dataclasses.replace(lost.endpoint(), port=silent.getsockname()[1])
+        router.view.publish(Fleet.of([gone, alive.endpoint()]))
+        answers = [(await router.complete("hi"))[0] for _ in range(6)]
+        for each in filling:
+            each.close()
+    assert {response.status for response in answers} == {200}
+    assert sorted(response.headers["x-tandem-attempts"] for response in answers) == ["1"] * 5 + ["2"]
+    assert await router.metric('tandem_router_attempts_total{outcome="connect",role="agg",target="w-0"}') == 1
 
 
 async def test_the_only_worker_is_asked_even_while_it_rests(start_router, start_worker):

@@ -171,6 +171,13 @@ async def test_ready_means_knowing_the_workers_not_having_them(start_router):
     assert "no worker is known" in body["error"]["message"]
 
 
+async def test_a_router_that_cannot_follow_its_workers_any_more_asks_to_be_restarted(start_router, caplog):
+    router = await start_router(defect=RuntimeError("a defect"))
+    async with router.client.get(router.url + "/livez") as response:
+        assert response.status == 503
+    assert "ended by a defect" in caplog.text
+
+
 async def test_metrics_tell_of_endpoints_requests_and_attempts(start_duo):
     duo = await start_duo(prefills=1, decodes=2)
     duo.router.view.publish(
