@@ -22,7 +22,7 @@ from tandem.rendering.pipeline import Rendering, render
 
 
 def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cluster: Cluster) -> Build:
-    """Every object of `deployment`; raises `Refused` with everything that cannot be had.
+    """Every object of `deployment`; raises `Refused` with every problem of the stage that cannot go on.
 
     Pure: no I/O, clock, network or global state, and the same input gives the same objects in the same order.
     """

@@ -10,7 +10,7 @@ import yaml
 from tandem.manifests.model import Build
 
 # Plain only when every YAML parser, old or new, reads a text: "1e3", "0o7", "0.33.0", "yes" and the like are quoted.
-_PLAIN = re.compile(r"(--|/)?[A-Za-z][A-Za-z0-9_./-]*[A-Za-z0-9_/]|/")
+_PLAIN = re.compile(r"(--|/)?[A-Za-z]([A-Za-z0-9_./-]*[A-Za-z0-9_/])?|/")
 _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "nan", "inf"))
 
 

@@ -1,0 +1,88 @@
+"""A real API server takes every object of every golden case, in a namespace that enforces Pod Security *restricted*."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tandem.manifests import Build, Cluster
+from tandem.manifests.names import FIELD_MANAGER
+from tandem.rendering.library import load_library
+from tests.cluster.control_plane import ControlPlane
+from tests.golden import CASES, built
+
+pytestmark = pytest.mark.integration
+STANDARD = [f"pod-security.kubernetes.io/{what}=restricted" for what in ("enforce", "warn", "audit")]
+APPLY = ("apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "--validate=strict", "-f", "-")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Cluster:
+    return Cluster(library=load_library())
+
+
+@pytest.fixture(scope="module")
+def restricted(control_plane: ControlPlane) -> Iterator[str]:
+    """A namespace in which the API server refuses pods that do not meet the standard."""
+    name = "golden-dry-run"
+    control_plane.kubectl("create", "namespace", name)
+    control_plane.kubectl("label", "namespace", name, *STANDARD)
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false", check=False)
+
+
+def _as_list(items: list[dict]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+
+
+def _pods(build: Build) -> list[dict]:
+    """The pods that the Deployments of a build would make: only pods themselves are refused by Pod Security."""
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": template["metadata"] | {"name": f"{item['metadata']['name']}-x", "namespace": _namespace(item)},
+            "spec": template["spec"],
+        }
+        for item in build.objects
+        if item["kind"] == "Deployment"
+        for template in [item["spec"]["template"]]
+    ]
+
+
+def _namespace(item: dict) -> str:
+    return item["metadata"]["namespace"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_api_server_takes_every_object_without_a_warning(case, cluster, control_plane, restricted):
+    build = built(case, cluster, namespace=restricted)
+
+    done = control_plane.kubectl(*APPLY, "--dry-run=server", input=_as_list(list(build.objects)))
+
+    assert done.stderr == ""
+    assert done.stdout.count("serverside-applied (server dry run)") == len(build.objects)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pod_security_restricted_takes_every_pod(case, cluster, control_plane, restricted):
+    build = built(case, cluster, namespace=restricted)
+    accounts = [item for item in build.objects if item["kind"] == "ServiceAccount"]
+    control_plane.kubectl(*APPLY, input=_as_list(accounts))  # a pod is refused while its account does not exist
+
+    done = control_plane.kubectl(*APPLY, "--dry-run=server", input=_as_list(_pods(build)))
+
+    assert done.stderr == ""
+    assert done.stdout.count("serverside-applied (server dry run)") == len(_pods(build))
+
+
+def test_the_namespace_does_refuse_what_does_not_meet_the_standard(cluster, control_plane, restricted):
+    (pod, *_) = _pods(built("torch-agg-minimal", cluster, namespace=restricted))
+    del pod["spec"]["securityContext"]
+
+    done = control_plane.kubectl(*APPLY, "--dry-run=server", input=_as_list([pod]), check=False)
+
+    assert done.returncode != 0
+    assert "violates PodSecurity" in done.stderr

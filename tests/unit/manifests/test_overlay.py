@@ -1,0 +1,182 @@
+"""podTemplate: merged as Kubernetes merges, refused where it would cut a pod off."""
+
+import copy
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tandem.api.problems import Refused
+from tandem.manifests import build
+from tests.unit.manifests.deployments import deployment, pod, server, workers
+
+
+def built(cluster, overlay):
+    return build(deployment(roles={"agg": {"podTemplate": overlay}}), cluster=cluster)
+
+
+def refusal(cluster, overlay):
+    with pytest.raises(Refused) as refused:
+        built(cluster, overlay)
+    return str(refused.value)
+
+
+def on_server(**fields):
+    return {"spec": {"containers": [{"name": "server", **fields}]}}
+
+
+def test_an_empty_overlay_changes_nothing(cluster):
+    assert built(cluster, {}).objects == build(deployment(), cluster=cluster).objects
+
+
+def test_fields_of_the_pod_are_added_and_replaced(cluster):
+    spec = {
+        "nodeSelector": {"env": "prod", "ports": "x"},
+        "terminationGracePeriodSeconds": 7,
+        "securityContext": {"fsGroup": 5},
+    }
+
+    found = pod(built(cluster, {"spec": spec}), "agg")
+
+    assert found["nodeSelector"] == {"env": "prod", "ports": "x"}
+    assert found["terminationGracePeriodSeconds"] == 7
+    assert found["securityContext"]["fsGroup"] == 5
+    assert found["securityContext"]["runAsNonRoot"] is True
+
+
+def test_labels_and_annotations_of_the_pod_are_added(cluster):
+    metadata = {"labels": {"team": "a"}, "annotations": {"x/y": "z"}}
+
+    template = workers(built(cluster, {"metadata": metadata}), "agg")["spec"]["template"]["metadata"]
+
+    assert template["labels"]["team"] == "a"
+    assert template["labels"]["tandem.dev/role"] == "agg"
+    assert template["annotations"] == {"x/y": "z"}
+
+
+def test_the_server_container_is_addressed_by_its_name(cluster):
+    plain = server(build(deployment(), cluster=cluster), "agg")
+    overlay = on_server(
+        env=[{"name": "HOME", "value": "/h"}, {"name": "A", "value": "b"}],
+        ports=[{"containerPort": 9999, "name": "debug"}],
+        volumeMounts=[{"mountPath": "/h", "name": "h"}],
+        livenessProbe=None,
+        readinessProbe={"periodSeconds": 9},
+        resources={"limits": {"cpu": 2}},
+    )
+
+    found = server(built(cluster, overlay), "agg")
+
+    assert found["image"] == plain["image"]
+    assert found["args"] == plain["args"]
+    assert [item["name"] for item in found["env"]] == [item["name"] for item in plain["env"]] + ["A"]
+    assert found["env"][0] == {"name": "HOME", "value": "/h"}
+    assert [item["containerPort"] for item in found["ports"]] == [8000, 9999]
+    assert len(found["volumeMounts"]) == len(plain["volumeMounts"]) + 1
+    assert "livenessProbe" not in found
+    assert found["readinessProbe"] == plain["readinessProbe"] | {"periodSeconds": 9}
+    assert found["resources"] == {"limits": {"cpu": 2}}
+
+
+def test_a_value_from_elsewhere_replaces_a_plain_one_when_null_removes_that(cluster):
+    reference = {"fieldRef": {"fieldPath": "metadata.name"}}
+
+    found = server(built(cluster, on_server(env=[{"name": "HOME", "value": None, "valueFrom": reference}])), "agg")
+
+    assert found["env"][0] == {"name": "HOME", "valueFrom": reference}
+
+
+def test_an_item_is_removed_by_the_delete_directive(cluster):
+    overlay = on_server(env=[{"name": "HOME", "$patch": "delete"}, {"name": "NONE", "$patch": "delete"}])
+
+    assert [item["name"] for item in server(built(cluster, overlay), "agg")["env"]] == ["HF_HUB_OFFLINE"]
+
+
+def test_other_containers_get_what_the_restricted_standard_asks_for(cluster):
+    containers = [{"name": "side", "image": "a"}, {"name": "own", "image": "b", "securityContext": {"runAsUser": 5}}]
+    spec = {"containers": containers, "initContainers": [{"name": "first", "image": "c"}]}
+
+    found = pod(built(cluster, {"spec": spec}), "agg")
+
+    assert [item["name"] for item in found["containers"]] == ["server", "side", "own"]
+    for container in (*found["containers"][1:], *found["initContainers"]):
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    assert found["containers"][2]["securityContext"]["runAsUser"] == 5
+
+
+def test_tolerations_are_kept_apart_by_all_their_fields(cluster):
+    tolerations = [{"operator": "Exists"}, {"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoExecute"}]
+
+    assert pod(built(cluster, {"spec": {"tolerations": tolerations}}), "agg")["tolerations"] == tolerations
+
+
+@pytest.mark.parametrize(
+    ("overlay", "where", "reason"),
+    [
+        ({"status": {}}, "status", "a pod template has metadata and spec"),
+        ({"spec": None}, "spec", "a mapping is needed here (got 'null')"),
+        ({"spec": []}, "spec", "a mapping is needed here"),
+        ({"metadata": {"name": "x"}}, "metadata.name", "Tandem names its pods itself"),
+        ({"metadata": {"labels": None}}, "metadata.labels", "a mapping is needed here"),
+        (
+            {"metadata": {"labels": {"tandem.dev/role": "agg"}}},
+            "metadata.labels.tandem.dev/role",
+            "find the pod by this",
+        ),
+        (
+            {"metadata": {"labels": {"tandem.dev/deployment": None}}},
+            "metadata.labels.tandem.dev/deployment",
+            "find the pod",
+        ),
+        ({"spec": {"containers": None}}, "spec.containers", "it cannot be removed"),
+        ({"spec": {"containers": {}}}, "spec.containers", "a list is needed here"),
+        ({"spec": {"containers": ["x"]}}, "spec.containers[0]", "a mapping is needed here"),
+        ({"spec": {"containers": [{"image": "x"}]}}, "spec.containers[0].name", "items of this list are merged by it"),
+        ({"spec": {"initContainers": "x"}}, "spec.initContainers", "a list is needed here"),
+        ({"spec": {"securityContext": "x"}}, "spec.securityContext", "a mapping is needed here"),
+        (on_server(env={"A": "b"}), "spec.containers[0].env", "a list is needed here"),
+        (on_server(**{"$patch": "delete"}), "spec.containers[0]", "the server container cannot be removed"),
+        (on_server(**{"$patch": "replace"}), "spec.containers[0].$patch", "only `$patch: delete`"),
+        (on_server(ports=[{"containerPort": 8000, "name": "web"}]), "spec.containers", "need the port http 8000"),
+        (on_server(ports=None), "spec.containers", "need the port http 8000"),
+        (on_server(ports=[{"containerPort": 8000, "$patch": "delete"}]), "spec.containers", "need the port http 8000"),
+    ],
+)
+def test_an_overlay_that_would_break_the_pod_is_refused_where_it_is_wrong(cluster, overlay, where, reason):
+    message = refusal(cluster, overlay)
+
+    assert message.startswith(f"spec.roles.agg.podTemplate.{where}: ")
+    assert reason in message
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "containers", "env", "ports", "spec", "metadata", "labels", "a"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(overlay=st.dictionaries(st.sampled_from(["spec", "metadata"]), JSON))
+def test_any_overlay_is_merged_or_refused_and_never_changed(cluster, overlay):
+    before = copy.deepcopy(overlay)
+
+    places = _places(cluster, overlay)
+
+    assert all(place.startswith("spec.roles.agg.podTemplate.") for place in places)
+    assert overlay == before
+
+
+def _places(cluster, overlay):
+    try:
+        built(cluster, overlay)
+    except Refused as refused:
+        return [problem.path for problem in refused.problems]
+    return []
