@@ -33,46 +33,61 @@ _CUDA_MEMORY_SHARE = 0.85
 
 
 @dataclass(frozen=True, kw_only=True)
-class Engine:
-    """A model that generates."""
+class Core:
+    """A loaded model with queue, KV memory and tokenizer, without a thread."""
 
     model: LoadedModel
-    thread: EngineThread
+    engine: EngineCore
     codec: TextCodec
     facts: ModelFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A model that generates in a thread of its own."""
+
+    core: Core
+    thread: EngineThread
 
 
 def start_engine(
     settings: Settings, directory: Path, progress: LoadProgress, *, sink: Callable[[list[Update]], None]
 ) -> Engine:
     """Loads the model and starts its thread. Raises `StartError`."""
-    tokenizer_directory = _tokenizer_directory(settings, directory)
-    model = load(
-        LoadOptions(
-            directory=directory,
-            tokenizer_directory=tokenizer_directory,
-            dtype=settings.dtype,
-            max_model_len=settings.max_model_len,
-            trust_remote_code=settings.trust_remote_code,
-        ),
-        progress,
-    )
+    model = load(load_options(settings, directory), progress)
     with progress.step("ready"):
-        capacity = kv_capacity(settings, model.layout, model.max_model_len)
-        codec = TextCodec(model.tokenizer, vocab_size=model.vocab_size)
-        core = EngineCore(
-            runner=model.runner,
-            kv=ContiguousKvCache(model.layout, capacity_tokens=capacity),
-            limits=SchedulerLimits(
-                max_running=settings.max_num_seqs,
-                token_budget=max(settings.max_num_batched_tokens, settings.max_num_seqs),
-            ),
-            decode=codec.decoder(),
-            eos_ids=model.eos_ids,
-            clock=time.monotonic,
-        )
-        thread = EngineThread(core, sink=sink, clock=time.monotonic)
+        core = build_core(settings, model)
+        thread = EngineThread(core.engine, sink=sink, clock=time.monotonic)
         thread.start()
+    return Engine(core=core, thread=thread)
+
+
+def load_options(settings: Settings, directory: Path) -> LoadOptions:
+    """What the settings say about loading."""
+    return LoadOptions(
+        directory=directory,
+        tokenizer_directory=_tokenizer_directory(settings, directory),
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def build_core(settings: Settings, model: LoadedModel, *, clock: Callable[[], float] = time.monotonic) -> Core:
+    """An engine for a loaded model. Raises `StartError` when there is no memory for KV."""
+    capacity = kv_capacity(settings, model.layout, model.max_model_len)
+    codec = TextCodec(model.tokenizer, vocab_size=model.vocab_size)
+    engine = EngineCore(
+        runner=model.runner,
+        kv=ContiguousKvCache(model.layout, capacity_tokens=capacity),
+        limits=SchedulerLimits(
+            max_running=settings.max_num_seqs,
+            token_budget=max(settings.max_num_batched_tokens, settings.max_num_seqs),
+        ),
+        decode=codec.decoder(),
+        eos_ids=model.eos_ids,
+        clock=clock,
+    )
     facts = ModelFacts(
         model_type=model.model_type,
         vocab_size=model.vocab_size,
@@ -84,7 +99,7 @@ def start_engine(
         kv_capacity_tokens=capacity,
         digest=model.digest,
     )
-    return Engine(model=model, thread=thread, codec=codec, facts=facts)
+    return Core(model=model, engine=engine, codec=codec, facts=facts)
 
 
 def _tokenizer_directory(settings: Settings, directory: Path) -> Path | None:
@@ -127,8 +142,8 @@ class Running:
 
 def connect(engine: Engine, service: Service, session: aiohttp.ClientSession) -> Running:
     """Joins the engine with the service, in the service's event loop."""
-    settings, thread, layout = service.settings, engine.thread, engine.model.layout
-    who = wire.identity(layout, model_digest=engine.model.digest, rope=engine.model.rope)
+    settings, thread, layout = service.settings, engine.thread, engine.core.model.layout
+    who = wire.identity(layout, model_digest=engine.core.model.digest, rope=engine.core.model.rope)
     leases = LeaseStore(seconds=settings.lease_seconds, clock=service.clock, release=thread.release)
     puller = KvPuller(
         session=session,
@@ -145,8 +160,8 @@ def connect(engine: Engine, service: Service, session: aiohttp.ClientSession) ->
             leases.put(request.keep_kv, update.finish.kv, request.prompt)
 
     backend = Backend(
-        facts=engine.facts,
-        codec=engine.codec,
+        facts=engine.core.facts,
+        codec=engine.core.codec,
         client=EngineClient(
             thread,
             max_running=settings.max_num_seqs,

@@ -55,4 +55,5 @@ def setup(*, log_format: LogFormat | None, level: str, stream: TextIO | None = N
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.access").propagate = False  # the edge writes its own line per request
     logging.getLogger("tandem_serve").setLevel(level.upper())

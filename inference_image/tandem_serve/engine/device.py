@@ -10,6 +10,8 @@ import torch
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_PARAMETERS_PER_THREAD = 8_000_000  # measured on 2 cores: 3.4 M run faster on one thread, 58 M on two
+
 
 def choose_device() -> torch.device:
     """CUDA before MPS before CPU."""
@@ -49,6 +51,11 @@ def memory_available(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         if limit and usage and limit.isdigit():
             free = min(free, max(0, int(limit) - int(usage)))
     return free
+
+
+def threads_for(parameters: int, cpus: int) -> int:
+    """Threads for a model: splitting the work of a small one costs more than it gives."""
+    return max(1, min(cpus, parameters // _PARAMETERS_PER_THREAD))
 
 
 def set_threads(count: int) -> None:

@@ -1,8 +1,8 @@
 """The KV memory of the running sequences.
 
 The scheduler sees only `KvCache`: it reserves all tokens of a sequence at admission, so that nothing can run out of
-memory later, and gives them back at the end. `ContiguousKvCache` keeps one tensor per sequence, token-major, so that
-the first n tokens of a layer are one piece of memory: a hand-off sends them without a copy.
+memory later, and gives them back at the end. `ContiguousKvCache` keeps one tensor per sequence, with the tokens of a
+head in one piece: attention reads them in order, and a hand-off sends the first n of them without a copy.
 """
 
 from __future__ import annotations
@@ -31,25 +31,20 @@ class KvLayout:
 
 
 class SequenceKv:
-    """The KV of one sequence: `data` is [layers, 2 (keys, values), capacity, kv_heads, head_dim]."""
+    """The KV of one sequence: `data` is [layers, 2 (keys, values), kv_heads, capacity, head_dim].
 
-    __slots__ = ("capacity", "data")
+    The views that attention needs in every step are made once: `both[layer]` is [2, kv_heads, capacity, head_dim],
+    `keys[layer]` and `values[layer]` are [1, kv_heads, capacity, head_dim].
+    """
+
+    __slots__ = ("both", "capacity", "data", "keys", "values")
 
     def __init__(self, data: Tensor) -> None:
         self.data = data
-        self.capacity = data.shape[2]
-
-    def write(self, *, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
-        """Stores keys and values, each [tokens, kv_heads, head_dim], at positions start, start+1, ..."""
-        end = start + keys.shape[0]
-        plane = self.data[layer]
-        plane[0, start:end] = keys
-        plane[1, start:end] = values
-
-    def read(self, *, layer: int, end: int) -> tuple[Tensor, Tensor]:
-        """Views of the keys and values of positions 0..end-1, each [end, kv_heads, head_dim]."""
-        plane = self.data[layer]
-        return plane[0, :end], plane[1, :end]
+        self.capacity = data.shape[3]
+        self.both = data.unbind(0)
+        self.keys = data[:, 0:1].unbind(0)
+        self.values = data[:, 1:2].unbind(0)
 
 
 class KvCache(Protocol):
@@ -83,7 +78,7 @@ class ContiguousKvCache:
         if self.used_tokens + tokens > self.capacity_tokens:
             return None
         layout = self.layout
-        shape = (layout.layers, 2, tokens, layout.kv_heads, layout.head_dim)
+        shape = (layout.layers, 2, layout.kv_heads, tokens, layout.head_dim)
         kv = SequenceKv(torch.empty(shape, dtype=layout.dtype, device=layout.device))
         self.used_tokens += tokens
         return kv

@@ -64,7 +64,8 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     with progress.step("device"):
         device = devices.choose_device()
         dtype = devices.choose_dtype(options.dtype, device)
-        devices.set_threads(devices.cpu_quota())
+        cpus = devices.cpu_quota()
+        devices.set_threads(cpus)
     config, model_class = _configure(options, checkpoint)
     max_model_len = _max_model_len(options, config)
     support.refuse_unsupported(config, model_class, max_model_len=max_model_len)
@@ -74,10 +75,11 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
         model = _weights(checkpoint, config, model_class, dtype=dtype, device=device, count=progress.add)
     with progress.step("eval"):
         model.eval()
+        parameters = list(model.parameters())
+        devices.set_threads(devices.threads_for(sum(parameter.numel() for parameter in parameters), cpus))
         layout = support.kv_layout(config, dtype=dtype, device=device)
         runner = selfcheck.check(model, layout)
         digest = checkpoint.digest()
-    parameters = list(model.parameters())
     return LoadedModel(
         runner=runner,
         tokenizer=tokenizer,

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tandem_serve.engine import attention
-from tandem_serve.engine.attention import PackedSpan, span_mask
+from tandem_serve.engine.kv_cache import SequenceKv
 from tandem_serve.engine.scheduler import Chunk
 
 
@@ -24,24 +24,23 @@ class ModelRunner:
     def forward(self, plan: tuple[Chunk, ...], rows: list[int]) -> Tensor:
         """Logits [len(rows), vocabulary] at the places `rows` of the packed row; the chunks' KV is stored.
 
-        `rows` are indices into the concatenation of all chunks. May be empty: then the result is [0, vocabulary].
+        `rows` are indices into the concatenation of all chunks, chunks of one token first. May be empty.
         """
         tokens: list[int] = []
         positions: list[int] = []
-        spans: list[PackedSpan] = []
+        parts: list[tuple[SequenceKv, int, int]] = []
         for chunk in plan:
-            begin, stop = len(tokens), chunk.start + chunk.count
-            tokens.extend(chunk.sequence.tokens[chunk.start : stop])
+            sequence, stop = chunk.sequence, chunk.start + chunk.count
+            if sequence.kv is None:
+                raise AssertionError(f"sequence {sequence.seq_id} runs without KV memory")
+            tokens.extend(sequence.tokens[chunk.start : stop])
             positions.extend(range(chunk.start, stop))
-            mask = span_mask(start=chunk.start, tokens=chunk.count, device=self.device)
-            if chunk.sequence.kv is None:
-                raise AssertionError(f"sequence {chunk.sequence.seq_id} runs without KV memory")
-            spans.append(PackedSpan(chunk.sequence.kv, begin, len(tokens), chunk.start, mask))
+            parts.append((sequence.kv, chunk.start, chunk.count))
         output = self.model(
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=torch.tensor([positions], device=self.device),
             use_cache=False,
             logits_to_keep=torch.tensor(rows, dtype=torch.long, device=self.device),
-            packed=tuple(spans),
+            packed=attention.pack(parts, self.device),
         )
         return output.logits[0]

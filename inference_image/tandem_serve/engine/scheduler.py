@@ -89,6 +89,7 @@ class Scheduler:
                 count = min(sequence.remaining, room)
                 chunks.append(Chunk(sequence, sequence.computed, count, count == sequence.remaining))
                 room -= count
+        chunks.sort(key=lambda chunk: chunk.count > 1)  # stable: a prefill chunk of one token joins the single ones
         return tuple(chunks)
 
     def remove(self, sequence: Sequence, *, keep_kv: bool = False) -> None:

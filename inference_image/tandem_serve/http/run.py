@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from tandem_serve.http.prompts import Prompt
 from tandem_serve.http.schema import MAX_CHOICES
 from tandem_serve.service import Service
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -96,7 +98,17 @@ def start(service: Service, job: Job) -> Generation:
                     remote=None if job.remote is None else replace(job.remote[number], copies=job.n),
                 )
             )
-    return service.start(requests)
+    generation = service.start(requests)
+    log.debug(
+        "generation",
+        extra={
+            "request_id": job.request_id,
+            "sequences": len(requests),
+            "prompt_tokens": job.prompt_tokens,
+            "max_new_tokens": job.sampling.max_tokens,
+        },
+    )
+    return generation
 
 
 def _reseeded(sampling: SamplingParams, seed: int) -> SamplingParams:

@@ -1,7 +1,7 @@
 """The bytes of a hand-off.
 
 8 bytes little-endian header length, a JSON header in safetensors' layout, the tensors, 32 bytes SHA-256 of all before.
-Tensors are `<layer>.k` and `<layer>.v`, each [tokens, kv_heads, head_dim]. The header's metadata say whose KV this is
+Tensors are `<layer>.k` and `<layer>.v`, each [kv_heads, tokens, head_dim]. The header's metadata say whose KV this is
 (`KvIdentity`) and of which prompt; a receiver takes over nothing that does not match in every point.
 """
 
@@ -72,8 +72,8 @@ def expected_bytes(layout: KvLayout, tokens: int) -> int:
 def encode_header(who: KvIdentity, *, prompt: Sequence[int]) -> bytes:
     """Length and header of a hand-off of the whole prompt."""
     tokens = len(prompt)
-    shape = [tokens, who.kv_heads, who.head_dim]
-    size = tokens * who.kv_heads * who.head_dim * (4 if who.dtype == "F32" else 2)
+    shape = [who.kv_heads, tokens, who.head_dim]
+    size = who.kv_heads * tokens * who.head_dim * (4 if who.dtype == "F32" else 2)
     metadata = {name: str(value) for name, value in asdict(who).items()}
     metadata |= {"num_tokens": str(tokens), "prompt_digest": prompt_digest(prompt)}
     header: dict[str, Any] = {"__metadata__": metadata}
@@ -96,10 +96,10 @@ def encode(lease: Lease, *, who: KvIdentity, layout: KvLayout) -> KvEncoding:
 
 
 def _planes(kv: SequenceKv, tokens: int) -> Iterator[memoryview]:
-    """The bytes of keys and values, layer by layer, in the order of the header; views of the KV itself on a CPU."""
-    for layer in kv.data:
-        for plane in layer:
-            yield memoryview(plane[:tokens].cpu().reshape(-1).view(torch.uint8).numpy())
+    """The bytes, head by head, in the order of the header; on a CPU they are views of the KV itself."""
+    for layer in kv.both:
+        for head in layer.flatten(0, 1).narrow(1, 0, tokens).cpu():
+            yield memoryview(head.reshape(-1).view(torch.uint8).numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +112,10 @@ class KvMessage:
 
     def copy_into(self, kv: SequenceKv, tokens: int) -> None:
         """Copies the first `tokens` tokens of every layer into a sequence's KV."""
-        layers, _, _, kv_heads, head_dim = kv.data.shape
+        layers, _, kv_heads, _, head_dim = kv.data.shape
         flat = torch.frombuffer(self.data, dtype=self.dtype)
-        kv.data[:, :, :tokens] = flat.view(layers, 2, self.tokens, kv_heads, head_dim)[:, :, :tokens]
+        theirs = flat.view(layers, 2, kv_heads, self.tokens, head_dim)
+        kv.data[:, :, :, :tokens] = theirs[:, :, :, :tokens]
 
 
 def decode(buffer: bytearray, *, digest: bytes, want: KvIdentity, layout: KvLayout, prompt: Sequence[int]) -> KvMessage:

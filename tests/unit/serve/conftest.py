@@ -1,0 +1,39 @@
+"""Models are made and loaded once for all tests of the server."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from tandem_serve.engine.loader import LoadedModel, LoadOptions, load
+from tandem_serve.engine.progress import LoadProgress
+from tests.unit.serve import tiny
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def qwen2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_qwen2(tmp_path_factory.mktemp("qwen2"))
+
+
+def load_model(directory: Path) -> LoadedModel:
+    return load(LoadOptions(directory=directory), LoadProgress(logging.getLogger("test")))
+
+
+@pytest.fixture(scope="session")
+def llama(llama_dir: Path) -> LoadedModel:
+    return load_model(llama_dir)
+
+
+@pytest.fixture(scope="session")
+def qwen2(qwen2_dir: Path) -> LoadedModel:
+    return load_model(qwen2_dir)

@@ -1,0 +1,55 @@
+"""Batched greedy output is what transformers' own generate() gives, whatever runs beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tandem_serve.backend import build_core
+from tandem_serve.engine.loader import LoadedModel
+from tandem_serve.engine.types import SamplingParams, SequenceRequest
+from tests.unit.serve import tiny
+
+LENGTHS = (1, 2, 15, 16, 17, 40, 63, 130)
+NEW_TOKENS = 24
+
+
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randint(2, tiny.VOCABULARY, (length,), generator=generator).tolist() for length in LENGTHS]
+
+
+def reference(directory: Path, prompt: list[int]) -> list[int]:
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    ids = torch.tensor([prompt])
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False)
+    return out[0, len(prompt) :].tolist()
+
+
+def generate(model: LoadedModel, *, token_budget: int, max_running: int) -> list[list[int]]:
+    settings = tiny.settings(Path("x"), max_num_seqs=max_running, max_num_batched_tokens=token_budget)
+    engine = build_core(settings, model).engine
+    sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
+    for number, prompt in enumerate(prompts()):
+        engine.add(SequenceRequest(seq_id=number, request_id="", prompt=tuple(prompt), sampling=sampling))
+    out: list[list[int]] = [[] for _ in LENGTHS]
+    while engine.scheduler.busy:
+        for update in engine.step()[0]:
+            out[update.seq_id] += update.token_ids
+    assert engine.stats.kv_used_tokens == 0
+    return out
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize(("token_budget", "max_running"), [(512, 8), (13, 3)])
+def test_greedy_equals_generate(
+    request: pytest.FixtureRequest, family: str, token_budget: int, max_running: int
+) -> None:
+    directory: Path = request.getfixturevalue(f"{family}_dir")
+    expected = [reference(directory, prompt) for prompt in prompts()]
+    assert len({token for out in expected for token in out}) > 50, "the reference is too uniform to prove anything"
+    assert generate(request.getfixturevalue(family), token_budget=token_budget, max_running=max_running) == expected

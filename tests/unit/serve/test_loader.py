@@ -1,0 +1,234 @@
+"""What can be wrong with a model's directory, each with its own message, and what is recorded of a good one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tandem_serve.engine import device as devices
+from tandem_serve.engine.checkpoint import open_checkpoint
+from tandem_serve.engine.loader import LoadedModel, LoadOptions, load
+from tandem_serve.engine.progress import LoadProgress
+from tandem_serve.problems import StartError
+from tests.unit.serve import tiny
+from tests.unit.serve.conftest import load_model
+
+
+@pytest.fixture
+def model_dir(llama_dir: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return shutil.copytree(llama_dir, tmp_path / "model")
+
+
+def edit_tensors(directory: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def refusal(directory: Path) -> str:
+    with pytest.raises(StartError) as caught:
+        load_model(directory)
+    assert caught.value.exit_code == 1
+    return str(caught.value)
+
+
+def test_a_missing_directory(tmp_path: Path) -> None:
+    assert f"--model = {tmp_path / 'no'}: there is no such directory" in refusal(tmp_path / "no")
+
+
+def test_a_directory_without_config(model_dir: Path) -> None:
+    (model_dir / "config.json").unlink()
+    assert "config.json: the directory has no config.json" in refusal(model_dir)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "no-such-type"}', "{}"])
+def test_a_config_that_is_none(model_dir: Path, text: str) -> None:
+    (model_dir / "config.json").write_text(text)
+    assert str(model_dir / "config.json") in refusal(model_dir)
+
+
+def test_no_weights(model_dir: Path) -> None:
+    (model_dir / "model.safetensors").unlink()
+    assert "there is no model.safetensors" in refusal(model_dir)
+
+
+def test_pickled_weights_are_refused_with_the_way_out(model_dir: Path) -> None:
+    (model_dir / "model.safetensors").unlink()
+    (model_dir / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    message = refusal(model_dir)
+    assert "pytorch_model.bin" in message
+    assert "Fix: convert them to safetensors" in message
+
+
+def test_a_cut_file(model_dir: Path) -> None:
+    path = model_dir / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "model.safetensors" in refusal(model_dir)
+    assert "it is cut" in refusal(model_dir)
+
+
+def test_a_file_that_is_something_else(model_dir: Path) -> None:
+    (model_dir / "model.safetensors").write_bytes(b"<html>not found</html>")
+    assert "it is not a safetensors file" in refusal(model_dir)
+
+
+def test_a_missing_shard(model_dir: Path) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (model_dir / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "2 of the 2 files it names are missing" in refusal(model_dir)
+
+
+def test_tensors_that_are_missing_are_named(model_dir: Path) -> None:
+    edit_tensors(model_dir, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    message = refusal(model_dir)
+    assert "model.layers.1.mlp.up_proj.weight: the model needs tensors that the checkpoint does not have" in message
+
+
+def test_tensors_that_nobody_knows_are_named(model_dir: Path) -> None:
+    edit_tensors(model_dir, lambda tensors: tensors.update({"model.layers.0.extra.weight": torch.zeros(2)}))
+    assert "model.layers.0.extra.weight: the checkpoint has tensors that the model does not know" in refusal(model_dir)
+
+
+def test_tensors_of_another_shape_are_named_with_both_shapes(model_dir: Path) -> None:
+    tiny.edit_config(model_dir, intermediate_size=96)
+    message = refusal(model_dir)
+    assert (
+        "model.layers.0.mlp.up_proj.weight: the checkpoint has shape [128, 64], config.json needs [96, 64]" in message
+    )
+
+
+def test_a_model_without_tokenizer(model_dir: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (model_dir / name).unlink()
+    assert "no tokenizer could be loaded" in refusal(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"model_type": "mistral", "sliding_window": 64}, "sliding_window = 64"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
+            "layer_types",
+        ),
+        ({"model_type": "t5"}, "model_type = t5"),
+        ({"model_type": "mamba"}, "model_type = mamba"),
+    ],
+)
+def test_models_that_cannot_be_batched_exactly_are_refused(model_dir: Path, changes: dict, key: str) -> None:
+    tiny.edit_config(model_dir, **changes)
+    message = refusal(model_dir)
+    assert key in message
+    assert "config.json" in message
+
+
+def test_a_sliding_window_that_no_sequence_reaches_is_no_obstacle(model_dir: Path) -> None:
+    tiny.edit_config(model_dir, model_type="mistral", sliding_window=64, architectures=["MistralForCausalLM"])
+    options = LoadOptions(directory=model_dir, max_model_len=64)
+    assert load(options, LoadProgress(logging.getLogger("test"))).max_model_len == 64
+
+
+def test_a_model_whose_packed_logits_differ_is_refused(model_dir: Path) -> None:
+    with mock.patch(
+        "tandem_serve.engine.attention._attend_singles",
+        lambda query, packed, *_: query[0].transpose(0, 1)[: packed.singles],
+    ):
+        assert "its batched logits differ from its own" in refusal(model_dir)
+
+
+def test_a_context_beyond_the_models_is_refused(model_dir: Path) -> None:
+    options = LoadOptions(directory=model_dir, max_model_len=2000)
+    with pytest.raises(StartError, match="--max-model-len = 2000: the model was made for 1024 positions"):
+        load(options, LoadProgress(logging.getLogger("test")))
+
+
+def test_s1_14_every_step_of_loading_is_logged_with_its_seconds(
+    llama_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    progress = LoadProgress(logging.getLogger("tandem_serve.load"))
+    with caplog.at_level(logging.INFO, logger="tandem_serve"):
+        load(LoadOptions(directory=llama_dir), progress)
+    steps = [vars(record) for record in caplog.records if record.message == "load step"]
+    assert [line["step"] for line in steps] == ["device", "tokenizer", "weights", "eval"]
+    assert all(line["seconds"] >= 0 for line in steps)
+    assert progress.loaded_bytes == progress.total_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device", "dtype"),
+    [
+        (True, True, "cuda", torch.bfloat16),
+        (False, True, "mps", torch.float32),
+        (False, False, "cpu", torch.float32),
+    ],
+)
+def test_s1_11_the_device_is_cuda_before_mps_before_cpu(
+    cuda: bool, mps: bool, device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    chosen = devices.choose_device()
+    assert (chosen.type, devices.choose_dtype("auto", chosen)) == (device, dtype)
+    assert devices.choose_dtype("float16", chosen) is torch.float16
+
+
+def test_s1_11_the_loaded_model_is_in_the_chosen_type(llama: LoadedModel, llama_dir: Path) -> None:
+    assert llama.layout.dtype is torch.float32
+    options = LoadOptions(directory=llama_dir, dtype="bfloat16")
+    half = load(options, LoadProgress(logging.getLogger("test")))
+    assert half.runner.model.dtype is half.layout.dtype is torch.bfloat16
+
+
+def test_the_digest_knows_models_apart_but_not_where_they_lie(
+    llama: LoadedModel, model_dir: Path, tmp_path: Path
+) -> None:
+    assert open_checkpoint(model_dir).digest() == llama.digest
+    tiny.edit_config(model_dir, transformers_version="0.0")
+    assert open_checkpoint(model_dir).digest() == llama.digest
+    other_weights = tiny.save_llama(tmp_path / "other", seed=5)
+    assert open_checkpoint(other_weights).digest() != llama.digest
+    tiny.edit_config(model_dir, rms_norm_eps=1e-3)
+    assert open_checkpoint(model_dir).digest() != llama.digest
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({}, 8),
+    ],
+)
+def test_threads_follow_the_cgroup(
+    files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert devices.cpu_quota(tmp_path) == cpus
+
+
+def test_memory_follows_the_cgroup(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    assert devices.memory_available(tmp_path) == 600_000
+
+
+def test_small_models_run_on_one_thread() -> None:
+    assert devices.threads_for(3_000_000, 2) == 1
+    assert devices.threads_for(60_000_000, 2) == 2
+    assert devices.threads_for(60_000_000, 64) == 7

@@ -1,0 +1,59 @@
+"""From logits to tokens."""
+
+from __future__ import annotations
+
+import torch
+
+from tandem_serve.engine.sampling import make_generator, sample
+from tandem_serve.engine.types import SamplingParams
+
+CPU = torch.device("cpu")
+LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+
+
+def draws(count: int = 4000, **fields: float) -> list[float]:
+    params = SamplingParams(max_tokens=1, **fields)
+    generator = make_generator(3, CPU)
+    tokens = [sample(LOGITS[None], [params], [generator])[0] for _ in range(count)]
+    return [tokens.count(token) / count for token in range(4)]
+
+
+def test_temperature_zero_takes_the_most_likely() -> None:
+    assert draws(10, temperature=0.0) == [1, 0, 0, 0]
+
+
+def test_temperature_one_follows_the_probabilities() -> None:
+    for share, expected in zip(draws(temperature=1.0), (0.5, 0.3, 0.15, 0.05), strict=True):
+        assert abs(share - expected) < 0.03
+
+
+def test_top_k_keeps_the_best_k() -> None:
+    shares = draws(temperature=1.0, top_k=2)
+    assert shares[2:] == [0, 0]
+    assert abs(shares[0] - 0.625) < 0.03
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
+    assert draws(500, temperature=1.0, top_p=0.79)[2:] == [0, 0]
+    assert draws(500, temperature=1.0, top_p=0.81)[2] > 0
+    assert draws(50, temperature=1.0, top_p=0.0) == [1, 0, 0, 0]
+
+
+def test_rows_are_drawn_by_their_own_parameters() -> None:
+    logits = LOGITS.expand(3, 4)
+    params = [SamplingParams(max_tokens=1, temperature=t, top_k=k) for t, k in ((0.0, 0), (2.0, 1), (1.0, 0))]
+    generators = [None, make_generator(1, CPU), make_generator(1, CPU)]
+    first = sample(logits, params, generators)
+    assert first[:2] == [0, 0]
+    alone = sample(LOGITS[None], params[2:], [make_generator(1, CPU)])
+    assert first[2] == alone[0]
+
+
+def test_without_a_seed_two_sequences_differ() -> None:
+    params = SamplingParams(max_tokens=1, temperature=5.0)
+    logits = torch.zeros(1, 1000)
+    runs = []
+    for _ in range(2):
+        generator = make_generator(None, CPU)
+        runs.append([sample(logits, [params], [generator])[0] for _ in range(8)])
+    assert runs[0] != runs[1]
