@@ -68,5 +68,5 @@ def command(
         if not namespace:
             reason = "leader election needs the namespace of its Lease"
             raise refuse("--lease-namespace", None, reason, "Give it, or set POD_NAMESPACE, or --no-leader-election.")
-        election = LeaderElection(namespace=namespace, name=lease_name, identity=os.environ.get("POD_NAME", ""))
+        election = LeaderElection(namespace=namespace, name=lease_name)
     run(OperatorSettings(namespaces=namespaces or None, leader_election=election, images=dict(images), **values))

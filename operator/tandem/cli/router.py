@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tandem.cli.settings import options_from, settings_from
+from tandem.cli.settings import options_from
 from tandem.gateway.settings import RouterSettings
 
 DOCUMENTED = {
@@ -40,7 +40,7 @@ DOCUMENTED = {
 def command(**values: Any) -> None:
     """Serves one OpenAI-compatible address in front of the workers of a deployment. Needs --namespace or
     --endpoints-file."""
-    settings = settings_from(RouterSettings, values)
+    settings = RouterSettings(**values)
     from tandem.gateway.server import run
 
     run(settings)
