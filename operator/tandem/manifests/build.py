@@ -14,6 +14,7 @@ from tandem.blueprint.model import Blueprint
 from tandem.manifests import access, names, router, timing, workers
 from tandem.manifests.cluster import Cluster
 from tandem.manifests.model import Build, KubernetesObject
+from tandem.manifests.overlay import server_image
 from tandem.manifests.request import rendering_request
 from tandem.manifests.revision import revision
 from tandem.manifests.sources import model_access
@@ -36,7 +37,7 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
         access=source,
         rendering=rendering,
         image=image,
-        revision=revision(model=source.identity, image=image, rendering=rendering),
+        revision=revision(model=source.identity, images=_images(deployment, image), rendering=rendering),
         request_seconds=_request_seconds(deployment, rendering.table.limits["timeout_seconds"]),
         load_seconds=timing.startup_seconds(blueprint.weight_bytes if blueprint else None),
     )
@@ -85,6 +86,12 @@ def _check_name(name: str) -> None:
     if not names.SERVICE_NAME.match(name):
         reason = "the deployment's name becomes a Service's: a-z, 0-9 and -, a letter first, at most 63 characters"
         raise refuse("metadata.name", name, reason, "Choose another name.")
+
+
+def _images(deployment: ModelDeployment, image: str) -> list[str]:
+    """The image of each role's server."""
+    overlays = (deployment.role(name).pod_template for name in deployment.role_names())
+    return [server_image(overlay) or image for overlay in overlays]
 
 
 def _request_seconds(deployment: ModelDeployment, default: object) -> int:

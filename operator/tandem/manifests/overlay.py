@@ -67,6 +67,19 @@ def apply_overlay(template: Mapping[str, Any], overlay: Mapping[str, Any], path:
     return merged
 
 
+def server_image(overlay: Mapping[str, Any] | None) -> str | None:
+    """The image that an overlay gives the server container, None when it gives none (or is not well-formed)."""
+    containers = _field(_field(overlay, "spec"), "containers")
+    if not isinstance(containers, list):
+        return None
+    found = [_field(item, "image") for item in containers if _field(item, "name") == names.WORKER_CONTAINER]
+    return found[0] if found and isinstance(found[0], str) else None
+
+
+def _field(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, Mapping) else None
+
+
 def _check(overlay: Mapping[str, Any], path: str) -> None:
     for part, value in overlay.items():
         if part not in ("metadata", "spec"):

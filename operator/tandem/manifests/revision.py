@@ -3,7 +3,8 @@
 It covers, and nothing else:
 
 - the model's source: claim and path, or repository and revision;
-- backend, version and image: both ends of a hand-off must run the same code;
+- backend, version and image (a role's own when its podTemplate names one): both ends of a hand-off must run the same
+  code;
 - the flags that the mapping table lists under `agreement` (number format, block size, attention kernels…), wherever
   they come from: parameters, rules, or extraArgs, per role.
 
@@ -14,17 +15,18 @@ modes.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from tandem.manifests.names import short_hash
 from tandem.rendering.pipeline import Rendering, flag_name
 from tandem.rendering.values import Argument
 
 
-def revision(*, model: str, image: str, rendering: Rendering) -> str:
-    """The revision of workers that serve `model` (its identity) from `image` as rendered."""
+def revision(*, model: str, images: Sequence[str], rendering: Rendering) -> str:
+    """The revision of workers that serve `model` (its identity) as rendered; `images` has one image per role."""
     table = rendering.table
     agreed = [[role.role, *_agreed(role.command, table.agreement)] for role in rendering.roles]
-    return short_hash(json.dumps([model, table.backend, table.version, image, agreed]))
+    return short_hash(json.dumps([model, table.backend, table.version, list(images), agreed]))
 
 
 def _agreed(command: tuple[Argument, ...], flags: frozenset[str]) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from tandem.rendering.values import RoleRendering
 
 CONFIG_DIR = "/etc/tandem"
 GPU_RESOURCE = "nvidia.com/gpu"
+# Extended resources that stand for an accelerator, of any vendor: nvidia.com/mig-1g.5gb, amd.com/gpu, google.com/tpu…
+_ACCELERATOR = re.compile(r"/.*(gpu|mig-|tpu|npu|gaudi|neuron|ascend|i915|xe$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +180,8 @@ def resource_lists(resources: Resources | None) -> dict[str, dict[str, str]]:
 
 
 def _resources(resources: Resources | None, gpus: int) -> dict[str, dict[str, str]]:
-    """The user's resources; GPUs are added unless the user names a device of any vendor (`nvidia.com/gpu: 0`: none)."""
+    """The user's resources; GPUs are added unless the user names accelerators already (`nvidia.com/gpu: 0`: none)."""
     lists = resource_lists(resources)
-    if gpus and not any("/" in key for amounts in lists.values() for key in amounts):
+    if gpus and not any(_ACCELERATOR.search(key) for amounts in lists.values() for key in amounts):
         lists["limits"] = {**lists.get("limits", {}), GPU_RESOURCE: str(gpus)}
     return lists

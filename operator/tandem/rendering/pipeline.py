@@ -38,8 +38,8 @@ class Request:
     """Everything that rendering depends on.
 
     `limits` are those that the user gave, by snake_case name. `facts` are values of rule names (`rules.CONTEXT_NAMES`)
-    beside role, mode, backend and version. `blueprint` are parameters that the model's facts give. `names` are
-    what templates may use beyond the names listed in `_names`.
+    beside role, mode, backend and version. `blueprint` are parameters that the model's facts give. `names` are what
+    templates see beside model, role, mode, backend, version, params, limits and flags.
     """
 
     backend: str
@@ -155,6 +155,7 @@ def _role(
     limits: Mapping[str, Value | None],
     templates: tuple[YamlTemplate, Mapping[str, YamlTemplate]],
 ) -> RoleRendering:
+    """Command line and files of one role; `names` below is everything that its templates see."""
     arguments, files = templates
     flags = [argument for target in values.targets for argument in target.arguments]
     names = {

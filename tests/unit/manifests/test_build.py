@@ -18,7 +18,7 @@ from tandem.rendering.library import load_library
 from tests.golden import CASES, built
 from tests.unit.manifests.deployments import arbitrary, deployment, of_kind, servable, server, workers
 
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 ROOT = Path(__file__).parents[3]
 ORDER = [
     *("ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Service", "Deployment"),

@@ -13,7 +13,7 @@ from tandem.manifests.arguments import escaped
 from tandem.manifests.yaml_out import to_yaml
 from tests.unit.manifests.deployments import TEXT, deployment, of_kind, server
 
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 NASTY = [
     'x"; touch /tmp/x "',
     "it's",

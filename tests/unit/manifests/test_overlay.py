@@ -163,7 +163,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(overlay=st.dictionaries(st.sampled_from(["spec", "metadata"]), JSON))
 def test_any_overlay_is_merged_or_refused_and_never_changed(cluster, overlay):
     before = copy.deepcopy(overlay)

@@ -28,6 +28,7 @@ def roles(prefill=None, decode=None):
         {"parameters": {"kvCacheDtype": "fp8"}},
         {"parameters": {"tokensPerBlock": 32}},
         {"parameters": {"attentionBackend": "FLASHINFER"}},
+        roles({"podTemplate": {"spec": {"containers": [{"name": "server", "image": "mine:1"}]}}}),
         roles({"parameters": {"tokensPerBlock": 32}}),
         roles({"extraArgs": ["--dtype", "float16"]}),
         roles({"extraArgs": ["--dtype=float16"]}),

@@ -186,6 +186,7 @@ SIZES = {"tensorParallelSize": 2, "pipelineParallelSize": 2, "dataParallelSize":
             {"requests": {"cpu": "2"}, "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"}},
         ),
         ({"backend": "vllm"}, {"limits": {"amd.com/gpu": 1}}, {"limits": {"amd.com/gpu": "1"}}),
+        ({"backend": "vllm"}, {"limits": {"rdma/ib": 1}}, {"limits": {"rdma/ib": "1", "nvidia.com/gpu": "1"}}),
         ({"backend": "vllm"}, {"limits": {"nvidia.com/gpu": 0}}, {"limits": {"nvidia.com/gpu": "0"}}),
         ({}, {"limits": {"cpu": 2}}, {"limits": {"cpu": "2"}}),
         ({}, None, None),
