@@ -27,7 +27,7 @@ class Display:
         self._verbose = verbose
         self._clock = clock
         self._began = clock()
-        self._last: dict[str, tuple[Phase, float]] = {}
+        self._last: dict[str, tuple[tuple[Phase, bool], float]] = {}
         self._bars: dict[str, TaskID] = {}
         self._progress: Progress | None = None
         if console.is_terminal:
@@ -84,28 +84,14 @@ class Display:
             progress.stop_task(self._bars[status.unit])
 
     def _print_if_new(self, status: UnitStatus) -> None:
+        """Prints a new phase, the beginning of loading, and how far that is every few seconds."""
         now = self._clock()
-        phase, printed = self._last.get(status.unit, (None, float("-inf")))
-        if status.phase is phase and not (status.loading and now - printed >= _LINE_EVERY_SECONDS):
+        shown = status.phase, status.loading is not None
+        last, printed = self._last.get(status.unit, (None, now))
+        if shown == last and not (status.loading and now - printed >= _LINE_EVERY_SECONDS):
             return
-        self._last[status.unit] = (status.phase, now)
+        self._last[status.unit] = (shown, now)
         self.say(f"{now - self._began:6.1f} s  {status.pod}: {describe(status)}")
-
-
-def describe(status: UnitStatus) -> str:
-    """A status in a few words."""
-    if status.phase in (Phase.RESTARTING, Phase.FAILED, Phase.NOT_READY) and status.trouble:
-        return f"{status.phase}: {status.trouble}"
-    if status.loading and status.loading.total:
-        return f"loading {_size(status.loading.loaded)}/{_size(status.loading.total)}"
-    return str(status.phase)
-
-
-def _size(count: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count / 1e3:.0f} KB"
 
 
 def show_tail(console: Console, cause: Cause) -> None:

@@ -50,6 +50,7 @@ def test_a_phase_is_told_once_and_loading_now_and_then(written, clock):
     shown.changed(status(Phase.READY))
     assert written.getvalue().splitlines() == [
         "   0.0 s  demo-agg-r1-0: starting",
+        "   1.0 s  demo-agg-r1-0: loading 1.0 GB/14.9 GB",
         "   6.0 s  demo-agg-r1-0: loading 6.0 GB/14.9 GB",
         "   9.5 s  demo-agg-r1-0: ready",
     ]
