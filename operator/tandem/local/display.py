@@ -94,6 +94,22 @@ class Display:
         self.say(f"{now - self._began:6.1f} s  {status.pod}: {describe(status)}")
 
 
+def describe(status: UnitStatus) -> str:
+    """A status in a few words."""
+    if status.phase in (Phase.RESTARTING, Phase.FAILED, Phase.NOT_READY) and status.trouble:
+        return f"{status.phase}: {status.trouble}"
+    if status.loading and status.loading.total:
+        return f"loading {_size(status.loading.loaded)}/{_size(status.loading.total)}"
+    return str(status.phase)
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e3:.0f} KB"
+
+
 def show_tail(console: Console, cause: Cause) -> None:
     """Prints the last lines of a process that was given up."""
     if cause.tail:
