@@ -69,14 +69,8 @@ def _build_into(directory: Path, console: Console, build: Builder) -> None:
         shutil.rmtree(left_over, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=directory.parent))
     try:
-        with _progress(console) as progress:
-            task = progress.add_task("making the demo model", total=training.SURE, state="reading torch")
-
-            def advance(step: int, certainty: float) -> None:
-                state = f"step {step}, least certain token {certainty:.0%}"
-                progress.update(task, completed=min(certainty, training.SURE), state=state)
-
-            build(scratch, progress=advance)
+        with _progress(console) as show:
+            build(scratch, progress=show)
         # Workers in pods run as another user.
         scratch.chmod(0o755)
         for file in scratch.iterdir():
@@ -86,14 +80,25 @@ def _build_into(directory: Path, console: Console, build: Builder) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        console=console,
-    )
+@contextmanager
+def _progress(console: Console) -> Iterator[training.Progress]:
+    """Shows training as a bar on a terminal, as lines elsewhere."""
+    if not console.is_terminal:
+        console.print("making the demo model (once; under a minute)", highlight=False)
+        yield lambda step, certainty: console.print(_state(step, certainty), highlight=False)
+        return
+    columns = (TextColumn("making the demo model"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("reading torch", total=training.SURE)
+
+        def show(step: int, certainty: float) -> None:
+            bar.update(task, completed=min(certainty, training.SURE), description=_state(step, certainty))
+
+        yield show
+
+
+def _state(step: int, certainty: float) -> str:
+    return f"step {step}, least certain token {certainty:.0%}"
 
 
 @click.command(help="Builds the demo's model when it is missing, and prints its directory.")

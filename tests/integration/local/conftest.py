@@ -20,7 +20,7 @@ from tandem.local.unit import UnitStatus
 from tests.unit.local.objects import machine, worker_deployment
 
 STUB = Path(__file__).with_name("stub.py")
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120  # the machine may be busy with other tests
 
 
 class Stub:
