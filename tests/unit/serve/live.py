@@ -87,6 +87,13 @@ class LiveServer:
         return 0.0
 
 
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Waits, at most some seconds, for something another thread does."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  (nothing tells of it)
+            await asyncio.sleep(0.005)
+
+
 @contextlib.asynccontextmanager
 async def live_server(
     settings: Settings,
