@@ -38,11 +38,13 @@ class Release:
     def install(self, *settings: str) -> None:
         """`helm install` into a namespace that refuses pods which are not restricted; waits for the operator's pods."""
         make_namespace(self.cluster, self.namespace)
-        helm(
+        installed = helm(
             self.cluster,
-            *("install", self.name, str(CHART), f"--namespace={self.namespace}", "--wait", "--timeout=120s"),
+            *("install", self.name, str(CHART), f"--namespace={self.namespace}", "--wait", "--timeout=90s"),
             *(f"--set={setting}" for setting in (*self._image_settings(), *settings)),
+            check=False,
         )
+        assert installed.returncode == 0, f"{installed.stderr}\n{self.describe()}"
 
     def uninstall(self) -> None:
         """`helm uninstall`, waiting until the operator's pods are gone."""
@@ -51,6 +53,11 @@ class Release:
             *("wait", "--for=delete", "pods", f"--namespace={self.namespace}", "--timeout=60s"),
             f"--selector=app.kubernetes.io/instance={self.name}",
         )
+
+    def describe(self) -> str:
+        """The release's namespace and its operator's words, for the message of a test that failed."""
+        wide = self.cluster.kubectl("get", "pods,events", f"--namespace={self.namespace}", "--output=wide", check=False)
+        return f"{wide.stdout}\n{self.logs()}"
 
     def logs(self) -> str:
         """What the operator's pods wrote, for the message of a test that failed."""
