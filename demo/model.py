@@ -68,6 +68,8 @@ def _build_into(directory: Path, console: Console, build: Builder) -> None:
     for left_over in directory.parent.glob(f"{SCRATCH}*"):  # of a builder that was killed: we hold the lock
         shutil.rmtree(left_over, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=directory.parent))
+    # Threads that spin while they wait make training many times slower beside a busy neighbour. Read with torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with _progress(console) as show:
             build(scratch, progress=show)

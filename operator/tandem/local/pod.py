@@ -119,8 +119,7 @@ class _UnitMaker:
         if container.name == names.ROUTER_CONTAINER and "--namespace" in argv:
             argv = follow_endpoints_file(argv, str(self._around.endpoints_file))
         environment = {
-            "OMP_NUM_THREADS": str(self._around.threads),
-            "PYTHONUNBUFFERED": "1",
+            **self._defaults(),
             **machine.environment,
             **localize_environment(own, mounts=mounts, ports=self._ports),
         }
@@ -136,6 +135,15 @@ class _UnitMaker:
             probes=tuple(self._probes()),
             grace=float(self._pod.template.spec.termination_grace_period_seconds),
         )
+
+    def _defaults(self) -> dict[str, str]:
+        """Variables that the user's shell and the container may set otherwise."""
+        return {
+            "OMP_NUM_THREADS": str(self._around.threads),
+            # Several workers share this machine: threads that spin while they wait would slow the others down.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PYTHONUNBUFFERED": "1",
+        }
 
     def http_port(self) -> int | None:
         """The port on this machine of the container's port `http`."""
