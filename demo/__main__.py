@@ -59,7 +59,7 @@ async def _demo(model: Path, passage: str, *, console: Console, verbose: bool) -
     except UnitFailed as failure:
         show_tail(console, failure.cause)
         raise refused_by(failure) from None
-    click.echo(f"\n\n{report(outcome)}")
+    click.echo(f"\n{report(outcome)}")
     return 0 if outcome.word_for_word and outcome.handed_off else 1
 
 

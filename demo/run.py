@@ -115,6 +115,7 @@ async def _answer(
         if chunk.prompt_tokens is not None and chunk.answer_tokens is not None:
             tokens = chunk.prompt_tokens, chunk.answer_tokens
     ended = time.monotonic()
+    show("\n")
     if first is None or tokens is None:
         raise RuntimeError("the stream ended without text or without usage")
     return Answer(

@@ -94,7 +94,12 @@ async def _compare(client: Client, deployment: ModelDeployment, facts: Cluster) 
     found = [_difference(MODEL_DEPLOYMENT, own, await _get(client, MODEL_DEPLOYMENT, namespace, name), namespace)]
     selector = names.selector_text({names.LABEL_DEPLOYMENT: name})
     there = {
-        (resource.kind, item["metadata"]["name"]): item
+        # Items of a list do not say what they are.
+        (resource.kind, item["metadata"]["name"]): {
+            **item,
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+        }
         for resource in CHILD_KINDS
         for item in (await client.list(resource, namespace, label_selector=selector)).items
     }

@@ -86,7 +86,7 @@ class Display:
     def _print_if_new(self, status: UnitStatus) -> None:
         """Prints a new phase, the beginning of loading, and how far that is every few seconds."""
         now = self._clock()
-        shown = status.phase, status.loading is not None
+        shown = status.phase, bool(status.loading and status.loading.total)
         last, printed = self._last.get(status.unit, (None, now))
         if shown == last and not (status.loading and now - printed >= _LINE_EVERY_SECONDS):
             return
