@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tandem.api.problems import Refused
 
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,10 @@ def root() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+    if os.getpid() == 1:
+        # The kernel drops what a container's first process has no handler for: a pod that is deleted while it starts
+        # would live on for its whole grace period.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_TERMINATED))
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
