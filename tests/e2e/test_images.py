@@ -45,7 +45,8 @@ def test_operator_image_has_the_command_and_no_torch(node_cluster: Cluster, imag
 
 
 def test_server_image_serves_and_has_torch(node_cluster: Cluster, images: None, node_namespace: str) -> None:
-    script = "python -c 'import getpass; print(getpass.getuser())'; python -c 'import torch; print(torch.ones(2).sum().item())'; tandem-serve --help"
+    user, ones = "import getpass; print(getpass.getuser())", "import torch; print(torch.ones(2).sum().item())"
+    script = f"python -c '{user}'; python -c '{ones}'; tandem-serve --help"
     lines = run_in(node_cluster, node_namespace, SERVER_IMAGE, "sh", "-c", script).splitlines()
     assert lines[:2] == ["tandem", "2.0"]
     assert any("--role" in line for line in lines)

@@ -182,8 +182,8 @@ def records(workspace: Workspace) -> Iterator[dict[str, Record]]:
             _note(case, found[case.name], seen, time.monotonic() - started)
         time.sleep(0.3)
     yield found
-    for case in CASES:
-        spaces[case.namespace].delete(case.name)
+    for space in spaces.values():
+        space.delete(*(case.name for case in CASES if case.namespace == space.namespace))
 
 
 def _note(case: Case, record: Record, seen: list[Object], now: float) -> None:

@@ -118,7 +118,7 @@ def test_killed_worker_is_replaced_and_serves_again(workspace: Workspace, disagg
 
 ROLLING_EDITS: list[tuple[str, dict[str, Any], bool]] = [
     ("both roles, in place", {"limits": {"maxNewTokens": 200}}, False),
-    ("a new revision of both roles", {"roles": {role: EXACT for role in ("prefill", "decode")}}, True),
+    ("a new revision of both roles", {"roles": dict.fromkeys(("prefill", "decode"), EXACT)}, True),
 ]
 
 

@@ -89,10 +89,11 @@ class Workspace:
         found = [pod for pod in self.list("pods", selector) if "deletionTimestamp" not in pod["metadata"]]
         return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
 
-    def delete(self, name: str) -> None:
-        """Deletes a ModelDeployment and waits until its pods are gone."""
-        self._kubectl("delete", "modeldeployment", name, "--wait=false")
-        self.wait_until(lambda: not self.list("pods", f"tandem.dev/deployment={name}"), f"pods of {name} are gone")
+    def delete(self, *names: str) -> None:
+        """Deletes ModelDeployments and waits until their pods are gone."""
+        self._kubectl("delete", "modeldeployments", *names, "--wait=false")
+        selector = f"tandem.dev/deployment in ({','.join(names)})"
+        self.wait_until(lambda: not self.list("pods", selector), f"the pods of {', '.join(names)} are gone")
 
     def scale(self, name: str, replicas: int) -> None:
         """`kubectl scale`."""
