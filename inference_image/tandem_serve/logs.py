@@ -46,11 +46,22 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-def setup(*, log_format: LogFormat | None, level: str, stream: TextIO | None = None) -> None:
-    """Sends all log lines to `stream` (stderr). Without a format: text on a terminal, JSON elsewhere."""
-    stream = stream or sys.stderr
-    chosen = log_format or ("text" if stream.isatty() else "json")
-    handler = logging.StreamHandler(stream)
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is at that time: a progress bar puts itself in between."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """The current stderr."""
+        return sys.stderr
+
+
+def setup(*, log_format: LogFormat | None, level: str) -> None:
+    """Sends all log lines to stderr. Without a format: text on a terminal, JSON elsewhere."""
+    chosen = log_format or ("text" if sys.stderr.isatty() else "json")
+    handler = _StderrHandler()
     handler.setFormatter(JsonFormatter() if chosen == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import uvicorn
+from rich.console import Console
 from starlette.types import ASGIApp
 
+from tandem_serve.display import loading_bar
 from tandem_serve.engine.checkpoint import open_checkpoint
 from tandem_serve.engine.progress import LoadProgress
 from tandem_serve.engine.types import Update
@@ -91,9 +93,10 @@ class Process:
             await serving
 
     async def _load_and_serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        loading = self._load(loop)
         stopping = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        with loading_bar(self._progress, Console(stderr=True)):
+            loading = self._load(loop)
+            await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
             self._service.status = Status.DRAINING
             log.info("stopped while loading")

@@ -1,4 +1,4 @@
-"""How far loading is: bytes for `/health`, a bar on a terminal, lines in a log."""
+"""How far loading is: bytes for `/health`, lines in the log, and whoever else listens."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class LoadProgress:
         self.total_bytes = 0
         self.loaded_bytes = 0
         self.step_name = "starting"
+        self.on_change: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._log = log
         self._clock = clock
@@ -28,7 +29,8 @@ class LoadProgress:
     def step(self, name: str) -> Iterator[None]:
         """One step of loading; logs how long it took."""
         self.step_name = name
-        begin = self._clock()
+        self.on_change()
+        begin = self._last_line = self._clock()
         yield
         self._log.info("load step", extra={"step": name, "seconds": round(self._clock() - begin, 3)})
 
@@ -37,14 +39,22 @@ class LoadProgress:
         with self._lock:
             self.loaded_bytes += nbytes
             now = self._clock()
-            if now - self._last_line < _LINE_EVERY_SECONDS:
-                return
-            self._last_line = now
-            loaded, total, seconds = self.loaded_bytes, self.total_bytes, now - self._started
-        self._log.info(
-            "loading weights",
-            extra={"loaded_bytes": loaded, "total_bytes": total, "seconds": round(seconds, 1)},
-        )
+            due = now - self._last_line >= _LINE_EVERY_SECONDS
+            if due:
+                self._last_line = now
+        self.on_change()
+        if due:
+            self._log.info("loading weights", extra=self._figures())
+
+    def _figures(self) -> dict[str, float]:
+        seconds = self.seconds
+        left = max(0, self.total_bytes - self.loaded_bytes)
+        return {
+            "loaded_bytes": self.loaded_bytes,
+            "total_bytes": self.total_bytes,
+            "seconds": round(seconds, 1),
+            "seconds_left": round(seconds * left / max(1, self.loaded_bytes), 1),
+        }
 
     @property
     def seconds(self) -> float:

@@ -47,7 +47,7 @@ async def prepare(service: Service, body: ChatRequest, request_id: str) -> Job:
         asked, param = body.max_tokens, "max_tokens"
     max_tokens, capped = run.new_tokens(service, found, asked, param=param)
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
-    keep_kv, remote = handoff.parse(service, body.kv_transfer_params, found, n=body.n or 1)
+    keep_kv, remote = handoff.parse(service, body.kv_transfer_params, found, n=body.n or 1, stream=bool(body.stream))
     return Job(
         request_id=request_id,
         prompts=found,

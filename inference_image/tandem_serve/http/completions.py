@@ -47,7 +47,7 @@ async def prepare(service: Service, body: CompletionRequest, request_id: str) ->
     sampling = shapes.sampling_params(
         body, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=body.logprobs if body.echo else None
     )
-    keep_kv, remote = handoff.parse(service, body.kv_transfer_params, found, n=body.n or 1)
+    keep_kv, remote = handoff.parse(service, body.kv_transfer_params, found, n=body.n or 1, stream=bool(body.stream))
     return Job(
         request_id=request_id,
         prompts=found,

@@ -15,7 +15,7 @@ PARAM = "kv_transfer_params"
 Parsed = tuple[tuple[str, ...] | None, tuple[RemoteKv, ...] | None]
 
 
-def parse(service: Service, params: dict[str, Any] | None, prompts: list[Prompt], *, n: int) -> Parsed:
+def parse(service: Service, params: dict[str, Any] | None, prompts: list[Prompt], *, n: int, stream: bool) -> Parsed:
     """(ids under which this worker keeps the prompts' KV, where it fetches them from); at most one is not None.
 
     Raises a 400 for a hand-off that this worker's role has no part in. An offer that cannot be right is not an error:
@@ -24,6 +24,8 @@ def parse(service: Service, params: dict[str, Any] | None, prompts: list[Prompt]
     role = service.settings.role
     params = params or {}
     if params.get("do_remote_decode"):
+        if stream:
+            raise invalid(f"stream: a request with {PARAM} for a prefill worker must not stream", param="stream")
         if role != "prefill":
             raise invalid(f"{PARAM}: this worker has role {role} and keeps no KV", param=PARAM)
         if n != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,14 @@ def llama(llama_dir: Path) -> LoadedModel:
 @pytest.fixture(scope="session")
 def qwen2(qwen2_dir: Path) -> LoadedModel:
     return load_model(qwen2_dir)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    """Undoes what a test's command line does to the loggers."""
+    root, handlers = logging.getLogger(), logging.getLogger().handlers[:]
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(logging.WARNING)
+    logging.getLogger("tandem_serve").setLevel(logging.NOTSET)
+    logging.getLogger("uvicorn.access").propagate = True

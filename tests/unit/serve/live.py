@@ -126,6 +126,8 @@ async def live_server(
         finally:
             await live[0].puller.close()
             await session.close()
-            server.should_exit = True
-            await serving
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            for listener in server.servers:
+                listener.close()
             await asyncio.to_thread(thread.stop)
