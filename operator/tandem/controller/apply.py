@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tandem.controller.compare import differences
-from tandem.controller.plan import Apply, Delete, NotOurs, Plan, Scale, Tolerated, was_predecessors
+from tandem.controller.plan import Apply, Delete, NotOurs, Plan, Scale, Seen, Tolerated, was_predecessors
 from tandem.kube.cache import Cache, Ref, entry_of
 from tandem.kube.client import Client
 from tandem.kube.errors import ApiError
-from tandem.kube.resources import BY_KIND, DEPLOYMENT
+from tandem.kube.resources import BY_KIND, DEPLOYMENT, ROLE_BINDING
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Outcome:
     failures: tuple[Failure, ...] = ()
     not_ours: tuple[NotOurs, ...] = ()
     tolerated: tuple[tuple[Ref, Tolerated], ...] = ()
+    confirmed: tuple[tuple[Ref, Seen], ...] = ()
     stale: bool = False
 
 
@@ -45,9 +46,10 @@ class Applier:
         self._foreign: set[Ref] = set()
 
     async def carry_out(self, plan: Plan, *, owner_uid: str) -> Outcome:
-        """Makes all writes; Deployments last, so that pods never wait for what they name."""
-        first = [apply for apply in plan.applies if apply.ref.kind != DEPLOYMENT.kind]
-        last = [apply for apply in plan.applies if apply.ref.kind == DEPLOYMENT.kind]
+        """Makes all writes; what names others comes last: pods never wait, and a binding needs its Role to be there."""
+        naming = (DEPLOYMENT.kind, ROLE_BINDING.kind)
+        first = [apply for apply in plan.applies if apply.ref.kind not in naming]
+        last = [apply for apply in plan.applies if apply.ref.kind in naming]
         outcomes = await self._all(first, owner_uid)
         outcomes += await self._all(last, owner_uid)
         outcomes += await asyncio.gather(*(self._scale(scale) for scale in plan.scales))
@@ -57,6 +59,7 @@ class Applier:
             failures=tuple(failure for outcome in outcomes for failure in outcome.failures),
             not_ours=tuple(other for outcome in outcomes for other in outcome.not_ours),
             tolerated=tuple(pair for outcome in outcomes for pair in outcome.tolerated),
+            confirmed=tuple(pair for outcome in outcomes for pair in outcome.confirmed),
             stale=any(outcome.stale for outcome in outcomes),
         )
 
@@ -73,10 +76,11 @@ class Applier:
             answer = await self._client.apply(apply.body, uid=apply.uid)
         except ApiError as error:
             return await self._not_applied(apply, error, owner_uid)
-        self._cache.put(entry_of(BY_KIND[apply.ref.kind], answer))
+        entry = entry_of(BY_KIND[apply.ref.kind], answer)
+        self._cache.put(entry)
         left = differences(apply.body, answer)
         if not left:
-            return Outcome(written=(apply,))
+            return Outcome(written=(apply,), confirmed=((apply.ref, apply.seen_as(entry)),))
         logger.warning("the API server keeps %s of %s as it is, which is accepted", ", ".join(left), apply.ref)
         return Outcome(written=(apply,), tolerated=((apply.ref, Tolerated(apply.digest, frozenset(left))),))
 

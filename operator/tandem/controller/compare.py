@@ -8,7 +8,7 @@ difference.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -25,7 +25,9 @@ LIST_KEYS: Mapping[str, tuple[str, ...]] = {
     "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
 }
 # Ports are keyed by number and protocol, but in a NetworkPolicy they are a plain list.
-PORT_KEYS = (("containerPort", "protocol"), ("port", "protocol"))
+CONTAINER_PORT = ("containerPort", "protocol")
+SERVICE_PORT = ("port", "protocol")
+PORT_KEYS = (CONTAINER_PORT, SERVICE_PORT)
 QUANTITY_MAPS = frozenset({"limits", "requests", "hard", "capacity"})
 QUANTITY_FIELDS = frozenset({"sizeLimit", "divisor", "storage"})
 # Stored only when true: false and absent are the same.
@@ -54,8 +56,13 @@ _SUFFIXES = {
 
 
 def differences(wanted: Mapping[str, Any], observed: Mapping[str, Any]) -> tuple[str, ...]:
-    """Paths at which `observed` does not say what `wanted` says; empty when there is nothing to write."""
-    return tuple(_in_mapping(wanted, observed, ""))
+    """Paths at which `observed` does not say what `wanted` says; empty when there is nothing to write.
+
+    Both are JSON documents: of dicts, lists and scalars.
+    """
+    found: list[str] = []
+    _in_mapping(wanted, observed, "", found)
+    return tuple(found)
 
 
 def quantity(value: object) -> Decimal | None:
@@ -69,54 +76,61 @@ def quantity(value: object) -> Decimal | None:
         return None
 
 
-def _in_mapping(wanted: Mapping[str, Any], observed: Mapping[str, Any], path: str) -> Iterator[str]:
+def _in_mapping(wanted: Mapping[str, Any], observed: Mapping[str, Any], path: str, found: list[str]) -> None:
     for key, value in wanted.items():
+        theirs = observed.get(key)
+        if value == theirs and type(value) is type(theirs):
+            continue
         here = f"{path}.{key}" if path else key
-        if key not in observed or observed[key] is None:
+        if theirs is None:
             if not _means_absent(key, value):
-                yield here
+                found.append(here)
         elif key in QUANTITY_FIELDS:
-            yield from () if _same_quantity(value, observed[key]) else (here,)
-        elif key in QUANTITY_MAPS and isinstance(value, Mapping):
-            yield from _quantities(value, observed[key], here)
+            if not _same_quantity(value, theirs):
+                found.append(here)
+        elif key in QUANTITY_MAPS and isinstance(value, dict):
+            _quantities(value, theirs, here, found)
         else:
-            yield from _anywhere(key, value, observed[key], here)
+            _anywhere(key, value, theirs, here, found)
 
 
-def _anywhere(key: str, wanted: Any, observed: Any, path: str) -> Iterator[str]:
-    if isinstance(wanted, Mapping) and isinstance(observed, Mapping):
-        yield from _in_mapping(wanted, observed, path)
-    elif isinstance(wanted, list | tuple) and isinstance(observed, list | tuple):
+def _anywhere(key: str, wanted: Any, observed: Any, path: str, found: list[str]) -> None:
+    if isinstance(wanted, dict) and isinstance(observed, dict):
+        _in_mapping(wanted, observed, path, found)
+    elif isinstance(wanted, list) and isinstance(observed, list):
         keys = _keys_of(key, wanted, observed)
-        yield from _in_keyed(keys, wanted, observed, path) if keys else _in_list(wanted, observed, path)
+        if keys:
+            _in_keyed(keys, wanted, observed, path, found)
+        else:
+            _in_list(wanted, observed, path, found)
     elif wanted != observed or isinstance(wanted, bool) is not isinstance(observed, bool):
-        yield path
+        found.append(path)
 
 
-def _in_list(wanted: Sequence[Any], observed: Sequence[Any], path: str) -> Iterator[str]:
+def _in_list(wanted: list[Any], observed: list[Any], path: str, found: list[str]) -> None:
     if len(wanted) != len(observed):
-        yield path
+        found.append(path)
         return
     for index, (ours, theirs) in enumerate(zip(wanted, observed, strict=True)):
-        yield from _anywhere("", ours, theirs, f"{path}[{index}]")
+        _anywhere("", ours, theirs, f"{path}[{index}]", found)
 
 
-def _in_keyed(keys: Sequence[str], wanted: Sequence[Any], observed: Sequence[Any], path: str) -> Iterator[str]:
-    found = {_key(item, keys): item for item in observed}
+def _in_keyed(keys: tuple[str, ...], wanted: list[Any], observed: list[Any], path: str, found: list[str]) -> None:
+    known = {_key(item, keys): item for item in observed}
     for item in wanted:
         key = _key(item, keys)
         here = f"{path}[{'/'.join(str(part) for part in key)}]"
-        if key in found:
-            yield from _in_mapping(item, found[key], here)
+        if key in known:
+            _in_mapping(item, known[key], here, found)
         else:
-            yield here
+            found.append(here)
 
 
-def _quantities(wanted: Mapping[str, Any], observed: Any, path: str) -> Iterator[str]:
-    theirs = observed if isinstance(observed, Mapping) else {}
+def _quantities(wanted: dict[str, Any], observed: Any, path: str, found: list[str]) -> None:
+    theirs = observed if isinstance(observed, dict) else {}
     for name, value in wanted.items():
         if name not in theirs or not _same_quantity(value, theirs[name]):
-            yield f"{path}.{name}"
+            found.append(f"{path}.{name}")
 
 
 def _same_quantity(ours: object, theirs: object) -> bool:
@@ -126,31 +140,31 @@ def _same_quantity(ours: object, theirs: object) -> bool:
     return left is not None and left == right
 
 
-def _keys_of(field: str, wanted: Sequence[Any], observed: Sequence[Any]) -> tuple[str, ...]:
+def _keys_of(field: str, wanted: list[Any], observed: list[Any]) -> tuple[str, ...]:
+    choices = PORT_KEYS if field == "ports" else (LIST_KEYS[field],) if field in LIST_KEYS else ()
     items = [*wanted, *observed]
-    if not items or not all(isinstance(item, Mapping) for item in items):
-        return ()
-    if field == "ports":
-        return next((keys for keys in PORT_KEYS if all(_is_port(item, keys[0]) for item in items)), ())
-    keys = LIST_KEYS.get(field, ())
-    return keys if all(key in item for item in items for key in keys) else ()
+    return next((keys for keys in choices if all(_has(item, keys) for item in items)), ())
 
 
-def _is_port(item: Mapping[str, Any], number: str) -> bool:
-    # Ports of NetworkPolicies have no name and are compared in order.
-    return number in item and (number == "containerPort" or "name" in item)
+def _has(item: Any, keys: tuple[str, ...]) -> bool:
+    if not isinstance(item, dict):
+        return False
+    if keys == SERVICE_PORT:
+        # Ports of NetworkPolicies have no name and are compared in order.
+        return "port" in item and "name" in item
+    return all(key in item or key == "protocol" for key in keys)
 
 
-def _key(item: Mapping[str, Any], keys: Sequence[str]) -> tuple[Any, ...]:
+def _key(item: dict[str, Any], keys: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(item.get(key, "TCP") if key == "protocol" else item.get(key) for key in keys)
 
 
 def _means_absent(key: str, value: Any) -> bool:
     """Whether the API server stores nothing for this value."""
-    if value is None or value in ("", [], {}, ()):
+    if value is None or value in ("", [], {}):
         return True
     if value is False:
         return key in OMITTED_WHEN_FALSE
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return all(_means_absent(inner, entry) for inner, entry in value.items())
     return value == 0 and key in OMITTED_WHEN_ZERO

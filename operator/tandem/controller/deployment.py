@@ -15,8 +15,9 @@ from tandem.controller.apply import Applier, Outcome
 from tandem.controller.desired import Rendered, Renderer
 from tandem.controller.hindrance import hindrance
 from tandem.controller.hints import HintReader
+from tandem.controller.ledger import Ledger, Ledgers
 from tandem.controller.observed import Observed, observe
-from tandem.controller.plan import Plan, Tolerated, make_plan
+from tandem.controller.plan import Plan, make_plan
 from tandem.controller.status import Situation, next_status
 from tandem.controller.statuswriter import StatusWriter
 from tandem.controller.takeover import Takeover, plan_takeover
@@ -77,7 +78,7 @@ class DeploymentReconciler:
         self._applier = Applier(client, cache)
         self._texts = ConfigTexts(client, clock)
         self._hints = HintReader(client, clock)
-        self._tolerated: dict[Ref, dict[Ref, Tolerated]] = {}
+        self._ledgers = Ledgers()
 
     async def reconcile(self, ref: Ref) -> Verdict:
         """One round for the deployment `ref`. Raises ApiError and Fenced."""
@@ -89,15 +90,15 @@ class DeploymentReconciler:
         document = entry.object
         wish = await self._wish(entry, document)
         observed = self._observe(ref, entry)
-        look_again = await self._hints.look(pod for workload in observed.workloads for pod in workload.pods)
+        look_again = await self._hints.look(ref, (pod for workload in observed.workloads for pod in workload.pods))
         done = _Round()
         if wish.rendered is not None and wish.deployment is not None:
-            takeover, plan = self._plan(wish.deployment, wish.rendered, observed, document)
-            done = _Round(takeover, plan, await self._carry_out(entry, plan))
+            ledger = self._ledgers.of(entry, document)
+            done = await self._act(entry, wish.deployment, wish.rendered, observed, ledger)
             observed = self._observe(ref, entry)
         write_again = None
         if not _is_passing(done.outcome):
-            situation = self._situation(document, wish, observed, done)
+            situation = self._situation(entry, document, wish, observed, done)
             status = next_status(situation, document.get("status") or {}, now=self._clock.now())
             write_again = await self._statuses.write(entry, document, status)
         return _verdict(done, [look_again, write_again, FRESH_SECONDS if wish.names_texts else None])
@@ -124,39 +125,30 @@ class DeploymentReconciler:
     def _observe(self, ref: Ref, entry: Entry) -> Observed:
         return observe(self._cache.children(ref.namespace, ref.name), entry.uid)
 
-    def _plan(
-        self, deployment: ModelDeployment, rendered: Rendered, observed: Observed, document: Mapping[str, Any]
-    ) -> tuple[Takeover, Plan]:
-        rollout, metadata = deployment.spec.rollout, document["metadata"]
-        router = next(desired for desired in rendered.objects if desired.ref.name == rendered.router)
+    async def _act(
+        self, entry: Entry, deployment: ModelDeployment, rendered: Rendered, observed: Observed, ledger: Ledger
+    ) -> _Round:
+        """Plans what is due now and does it."""
+        rollout = deployment.spec.rollout
         takeover = plan_takeover(
             declared=_declared(deployment),
             workers=rendered.workers,
-            router=router.object,
+            router=rendered.router.object,
             observed=observed,
             max_surge=rollout.max_surge if rollout else 1,
-            hints=self._hints.hints,
+            hints=self._hints.hints(entry.ref),
             now=self._clock.now(),
         )
-        plan = make_plan(
-            rendered.objects,
-            observed,
-            takeover,
-            router=rendered.router,
-            applied=_inventory(document),
-            tolerated=self._tolerated.get(Ref(document["kind"], metadata["namespace"], metadata["name"]), {}),
-        )
-        return takeover, plan
+        plan = make_plan(rendered, observed, takeover, ledger)
+        outcome = Outcome()
+        if not plan.is_empty:
+            outcome = await self._applier.carry_out(plan, owner_uid=entry.uid)
+        ledger.note(rendered, plan, outcome, held=rendered.router.ref if takeover.hold_router else None)
+        return _Round(takeover, plan, outcome)
 
-    async def _carry_out(self, entry: Entry, plan: Plan) -> Outcome:
-        if plan.is_empty:
-            return Outcome()
-        outcome = await self._applier.carry_out(plan, owner_uid=entry.uid)
-        if outcome.tolerated:
-            self._tolerated.setdefault(entry.ref, {}).update(outcome.tolerated)
-        return outcome
-
-    def _situation(self, document: Mapping[str, Any], wish: _Wish, observed: Observed, done: _Round) -> Situation:
+    def _situation(
+        self, entry: Entry, document: Mapping[str, Any], wish: _Wish, observed: Observed, done: _Round
+    ) -> Situation:
         metadata = document["metadata"]
         return Situation(
             name=metadata["name"],
@@ -167,8 +159,8 @@ class DeploymentReconciler:
             problems=wish.problems,
             observed=observed,
             hindrance=hindrance(done.plan, done.outcome),
-            applied=_applied(wish.rendered, done, _inventory(document)) if wish.rendered else {},
-            hints=self._hints.hints,
+            applied=self._ledgers.of(entry, document).applied,
+            hints=self._hints.hints(entry.ref),
             taking_over=not done.takeover.done,
             cluster_domain=self._cluster_domain,
         )
@@ -176,7 +168,8 @@ class DeploymentReconciler:
     def _forget(self, ref: Ref) -> None:
         self._renderer.forget(ref.namespace, ref.name)
         self._statuses.forget(ref)
-        self._tolerated.pop(ref, None)
+        self._ledgers.forget(ref)
+        self._hints.forget(ref)
 
 
 def _parse(entry: Entry, document: Mapping[str, Any]) -> ModelDeployment:
@@ -200,27 +193,6 @@ def _present(observed: Observed) -> dict[str, int]:
     for workload in observed.workers:
         counts[workload.role] = counts.get(workload.role, 0) + workload.replicas
     return counts
-
-
-def _inventory(document: Mapping[str, Any]) -> dict[tuple[str, str], str]:
-    items = (document.get("status") or {}).get("inventory") or ()
-    return {(item["kind"], item["name"]): item["hash"] for item in items}
-
-
-def _applied(rendered: Rendered, done: _Round, before: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], str]:
-    """The digest of each object as it stands in the cluster by now."""
-    behind = {apply.ref for apply in done.plan.applies} - {apply.ref for apply in done.outcome.written}
-    behind |= {other.ref for other in (*done.plan.not_ours, *done.outcome.not_ours)} | set(done.plan.waiting)
-    digests = {}
-    for desired in rendered.objects:
-        key = (desired.ref.kind, desired.ref.name)
-        held = done.takeover.hold_router and desired.ref.name == rendered.router
-        if desired.ref in behind or held:
-            if key in before:
-                digests[key] = before[key]
-        else:
-            digests[key] = desired.digest
-    return digests
 
 
 def _is_passing(outcome: Outcome) -> bool:

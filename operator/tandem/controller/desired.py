@@ -37,12 +37,12 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """All objects of a deployment. `workers` names the Deployment of each role, `router` that of the router."""
+    """All objects of a deployment. `workers` names the Deployment of each role; `router` is the router's."""
 
     revision: str
     objects: tuple[Desired, ...]
     workers: Mapping[str, str]
-    router: str
+    router: Desired
     parameters: bytes
     warnings: tuple[str, ...]
 
@@ -106,15 +106,8 @@ class Renderer:
 
 def compact(built: Build) -> Rendered:
     """A build in the form that is kept and planned with."""
-    workers: dict[str, str] = {}
-    router = ""
-    for obj in built.objects:
-        if obj["kind"] == DEPLOYMENT.kind:
-            role = obj["metadata"]["labels"].get(names.LABEL_ROLE)
-            if role:
-                workers[role] = obj["metadata"]["name"]
-            else:
-                router = obj["metadata"]["name"]
+    deployments = [obj for obj in built.objects if obj["kind"] == DEPLOYMENT.kind]
+    roles = [(obj["metadata"]["labels"].get(names.LABEL_ROLE), obj) for obj in deployments]
     parameters = [
         {
             "role": value.role,
@@ -128,8 +121,8 @@ def compact(built: Build) -> Rendered:
     return Rendered(
         revision=built.revision,
         objects=tuple(_desired(obj) for obj in built.objects),
-        workers=workers,
-        router=router,
+        workers={role: obj["metadata"]["name"] for role, obj in roles if role},
+        router=next(_desired(obj) for role, obj in roles if not role),
         parameters=json.dumps(parameters).encode(),
         warnings=built.warnings,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from tandem.kube.cache import Ref
 from tandem.kube.client import Client
 from tandem.kube.clock import Clock
 from tandem.kube.errors import ApiError
@@ -58,35 +59,35 @@ class HintReader:
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client = client
         self._clock = clock
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[Ref, dict[str, _Watched]] = {}
 
-    @property
-    def hints(self) -> Mapping[str, Hint]:
-        """What is known by now, by pod uid."""
-        return {uid: watched.hint for uid, watched in self._watched.items() if watched.hint is not None}
+    def hints(self, owner: Ref) -> Mapping[str, Hint]:
+        """What is known by now of the pods of `owner`, by their uid."""
+        watched = self._watched.get(owner, {})
+        return {uid: pod.hint for uid, pod in watched.items() if pod.hint is not None}
 
-    async def look(self, pods: Iterable[Document]) -> float | None:
-        """Reads what is due about `pods`; returns after how many seconds to call again, None when none is stuck."""
-        now, waits = self._clock.monotonic(), []
+    async def look(self, owner: Ref, pods: Iterable[Document]) -> float | None:
+        """Reads what is due about `pods`, all that `owner` has; returns the seconds until something is due again."""
+        now, known = self._clock.monotonic(), self._watched.get(owner, {})
+        stuck: dict[str, _Watched] = {}
         for pod in pods:
-            uid = pod["metadata"]["uid"]
             if not is_stuck(pod):
-                self._watched.pop(uid, None)
                 continue
-            watched = self._watched.setdefault(uid, _Watched(due=now + STUCK_SECONDS))
+            uid = pod["metadata"]["uid"]
+            watched = stuck.setdefault(uid, known.get(uid) or _Watched(due=now + STUCK_SECONDS))
             if now >= watched.due:
                 watched.hint = await self._read(pod) or watched.hint
                 watched.looks += 1
                 watched.due = now + min(STUCK_SECONDS * 2.0**watched.looks, LONGEST_WAIT)
-            waits.append(watched.due - now)
-        return min(waits, default=None)
+        if stuck:
+            self._watched[owner] = stuck
+        else:
+            self.forget(owner)
+        return min((watched.due - now for watched in stuck.values()), default=None)
 
-    def keep_only(self, pods: Iterable[Document], *, of: Iterable[str]) -> None:
-        """Forgets those pods of the uids `of` that are no more."""
-        present = {pod["metadata"]["uid"] for pod in pods}
-        for uid in of:
-            if uid not in present:
-                self._watched.pop(uid, None)
+    def forget(self, owner: Ref) -> None:
+        """Drops what is remembered of an owner."""
+        self._watched.pop(owner, None)
 
     async def _read(self, pod: Document) -> Hint | None:
         metadata = pod["metadata"]

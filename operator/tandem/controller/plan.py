@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 from tandem.controller.compare import differences
-from tandem.controller.desired import Desired
+from tandem.controller.desired import Desired, Rendered
 from tandem.controller.observed import Observed
 from tandem.controller.takeover import Takeover
 from tandem.kube.cache import Entry, Owner, Ref
 from tandem.kube.resources import CHILD_KINDS, DEPLOYMENT, MODEL_DEPLOYMENT, SERVICE
 
 PRUNED_KINDS = frozenset(resource.kind for resource in CHILD_KINDS)
+
+
+class Seen(NamedTuple):
+    """That an object at this version was found to be as `digest` (and, of a Deployment, `replicas`) wants it."""
+
+    uid: str
+    version: int
+    digest: str
+    replicas: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,11 @@ class Apply:
     body: Mapping[str, Any]
     uid: str | None
     why: tuple[str, ...] = ()
+
+    def seen_as(self, entry: Entry) -> Seen:
+        """That `entry` is as this write wants it."""
+        replicas = self.body["spec"]["replicas"] if self.ref.kind == DEPLOYMENT.kind else None
+        return Seen(entry.uid, entry.version, self.digest, replicas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +71,15 @@ class NotOurs:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Writes to make. `not_ours` stand in the way; `waiting` are on their way out and must be gone first."""
+    """Writes to make. `not_ours` stand in the way; `waiting` are on their way out and must be gone first. `confirmed`
+    are the versions of objects that are as they should be, so that they need not be compared again."""
 
     applies: tuple[Apply, ...] = ()
     scales: tuple[Scale, ...] = ()
     deletes: tuple[Delete, ...] = ()
     not_ours: tuple[NotOurs, ...] = ()
     waiting: tuple[Ref, ...] = ()
+    confirmed: Mapping[Ref, Seen] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -79,54 +95,66 @@ class Tolerated:
     paths: frozenset[str]
 
 
-def make_plan(
-    desired: Collection[Desired],
-    observed: Observed,
-    takeover: Takeover,
-    *,
-    router: str,
-    applied: Mapping[tuple[str, str], str],
-    tolerated: Mapping[Ref, Tolerated],
-) -> Plan:
-    """What to write. `applied` are the digests that were last written, from the status' inventory, by kind and name."""
+class Written(Protocol):
+    """What is remembered of earlier writes; see `ledger.Ledger`."""
+
+    applied: dict[tuple[str, str], str]
+    tolerated: dict[Ref, Tolerated]
+    confirmed: dict[Ref, Seen]
+
+
+def make_plan(rendered: Rendered, observed: Observed, takeover: Takeover, ledger: Written) -> Plan:
+    """What to write to get from `observed` to `rendered`, with the replicas of `takeover`."""
     applies: list[Apply] = []
     not_ours: list[NotOurs] = []
     waiting: list[Ref] = []
-    for wanted in desired:
+    confirmed: dict[Ref, Seen] = {}
+    for wanted in rendered.objects:
         entry = observed.owned.get(wanted.ref) or observed.others.get(wanted.ref)
-        if entry is not None and (entry.deleting or (wanted.ref in observed.others and was_predecessors(entry))):
+        if entry is None:
+            applies.append(Apply(wanted.ref, wanted.digest, _body(wanted, takeover), None))
+        elif entry.deleting or (wanted.ref in observed.others and was_predecessors(entry)):
             waiting.append(wanted.ref)
-        elif entry is not None and wanted.ref in observed.others:
+        elif wanted.ref in observed.others:
             not_ours.append(NotOurs(wanted.ref, entry.owner))
-        elif entry is None or not (takeover.hold_router and wanted.ref.name == router):
-            last = applied.get((wanted.ref.kind, wanted.ref.name))
-            write = _write(wanted, entry, takeover, last, tolerated.get(wanted.ref))
+        elif not (takeover.hold_router and wanted.ref == rendered.router.ref):
+            write = _write(wanted, entry, takeover, ledger, confirmed)
             if write is not None:
                 applies.append(write)
-    wanted_refs = {wanted.ref for wanted in desired}
+    wanted_refs = {wanted.ref for wanted in rendered.objects}
     return Plan(
-        tuple(applies),
-        _scales(observed, takeover, wanted_refs),
-        _deletes(observed, takeover, wanted_refs),
-        tuple(not_ours),
-        tuple(waiting),
+        applies=tuple(applies),
+        scales=_scales(observed, takeover, wanted_refs),
+        deletes=_deletes(observed, takeover, wanted_refs, at_rest=not (applies or not_ours or waiting)),
+        not_ours=tuple(not_ours),
+        waiting=tuple(waiting),
+        confirmed=confirmed,
     )
 
 
-def _write(
-    wanted: Desired, entry: Entry | None, takeover: Takeover, applied: str | None, tolerated: Tolerated | None
-) -> Apply | None:
+def _body(wanted: Desired, takeover: Takeover) -> dict[str, Any]:
     body = wanted.object
     if wanted.ref.kind == DEPLOYMENT.kind and wanted.ref.name in takeover.replicas:
         body["spec"]["replicas"] = takeover.replicas[wanted.ref.name]
-    if entry is None:
-        return Apply(wanted.ref, wanted.digest, body, None)
+    return body
+
+
+def _write(
+    wanted: Desired, entry: Entry, takeover: Takeover, ledger: Written, confirmed: dict[Ref, Seen]
+) -> Apply | None:
+    replicas = takeover.replicas.get(wanted.ref.name) if wanted.ref.kind == DEPLOYMENT.kind else None
+    seen = Seen(entry.uid, entry.version, wanted.digest, replicas)
+    if ledger.confirmed.get(wanted.ref) == seen:
+        return None
+    body = _body(wanted, takeover)
     found = differences(body, entry.object)
+    tolerated = ledger.tolerated.get(wanted.ref)
     if tolerated is not None and tolerated.digest == wanted.digest:
         found = tuple(path for path in found if path not in tolerated.paths)
     # A field that we no longer want can only be seen by what was written last: others may have added fields too.
-    if found or applied != wanted.digest:
+    if found or ledger.applied.get((wanted.ref.kind, wanted.ref.name)) != wanted.digest:
         return Apply(wanted.ref, wanted.digest, body, entry.uid, found)
+    confirmed[wanted.ref] = seen
     return None
 
 
@@ -138,9 +166,9 @@ def _scales(observed: Observed, takeover: Takeover, wanted: Collection[Ref]) -> 
     )
 
 
-def _deletes(observed: Observed, takeover: Takeover, wanted: Collection[Ref]) -> tuple[Delete, ...]:
+def _deletes(observed: Observed, takeover: Takeover, wanted: Collection[Ref], *, at_rest: bool) -> tuple[Delete, ...]:
     """What is ours and no longer wanted, each when nothing that still serves can need it."""
-    settled = takeover.done and all(workload.is_complete for workload in observed.workloads)
+    settled = at_rest and takeover.done and all(workload.is_complete for workload in observed.workloads)
     old_workers = {workload.name for workload in observed.workers if workload.entry.ref not in wanted}
     chosen = []
     for ref, entry in observed.owned.items():

@@ -48,8 +48,10 @@ _TERMINATION = (
     (re.compile(r"out of memory|OutOfMemoryError", re.IGNORECASE), "OutOfMemory"),
     (
         re.compile(
-            r"(model|config\.json|/models)[^\n]*(does not exist|not found|no such file|is missing|not a directory)"
-            r"|(no such file|does not exist|not found)[^\n]*(/models|model|config\.json)"
+            r"(model|config\.json|/models)[^\n]*"
+            r"(no such (file|directory)|not a directory|does not exist|not found"
+            r"|has no config\.json|are missing|there is no )"
+            r"|(no such (file|directory)|does not exist|not found)[^\n]*(/models|model|config\.json)"
             r"|Repo id must be in the form",
             re.IGNORECASE,
         ),

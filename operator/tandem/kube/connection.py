@@ -8,6 +8,8 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import client as kube_client
@@ -74,6 +76,8 @@ async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Connection]:
     refresh: Any = refresh_token
     configuration = kube_client.Configuration()
     configuration.connection_pool_maxsize = POOL_SIZE
+    # Otherwise each request asks a thread for proxies of the environment; they are looked up once, below.
+    configuration.client_session_kwargs = {"trust_env": False}
     refresher: asyncio.Task[None] | None = None
     try:
         if kubeconfig is None and "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -91,6 +95,7 @@ async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Connection]:
             f"no usable Kubernetes credentials in {tried}: {error}. Set KUBECONFIG to a kubeconfig file, or run in a "
             "pod with a ServiceAccount token."
         ) from error
+    configuration.proxy = configuration.proxy or _proxy_of_environment(configuration.host)
     connection = Connection(configuration)
     try:
         yield connection
@@ -98,3 +103,10 @@ async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Connection]:
         if refresher is not None:
             refresher.cancel()
         await connection.api.close()
+
+
+def _proxy_of_environment(host: str) -> str | None:
+    """The proxy that HTTPS_PROXY and NO_PROXY ask for on the way to the API server."""
+    parts = urlsplit(host)
+    proxy = getproxies().get(parts.scheme)
+    return None if proxy is None or proxy_bypass(parts.hostname or "") else proxy
