@@ -55,7 +55,11 @@ def up(
     """Starts the deployment, waits until it answers, and keeps it running until Ctrl-C.
 
     Prints the address on stdout when it answers (with --once: the answer); everything else goes to stderr.
-    Loopback only; the environment of this shell reaches the processes.
+
+    Each container becomes a process with this shell's environment under its own. Paths below a mount become paths of
+    the directory behind the volume; ports that the container declares become free ports, where the command gives them
+    as --port or in a variable that ends in PORT; everything listens on the loopback only. Limits of memory and
+    processor, security contexts and network policies have no meaning here (--verbose lists what is left out).
     """
     if max_tokens is not None and once is None:
         raise click.UsageError("--max-tokens is the length of the answer to --once: give both.")

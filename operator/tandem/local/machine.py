@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ class Machine:
     """Facts and means of this machine.
 
     `directory` is the run directory, `port` the one for clients. `volumes` are directories by claim name, `secrets`
-    values by (Secret, key). `find_program` gives the path of a program, `free_port` a port that nobody uses.
+    values by (Secret, key), `gpus` the names by which CUDA knows the GPUs that may be used. `find_program` gives the
+    path of a program, `free_port` a port that nobody uses.
     """
 
     directory: Path
@@ -27,6 +29,7 @@ class Machine:
     secrets: Mapping[tuple[str, str], str]
     environment: Mapping[str, str]
     cpus: int
+    gpus: tuple[str, ...]
     host_name: str
     find_program: Callable[[str], str | None]
     free_port: Callable[[], int]
@@ -45,10 +48,23 @@ def this_machine(
         secrets=secrets,
         environment={**os.environ, "PATH": path},
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        gpus=_visible_gpus(),
         host_name=socket.gethostname(),
         find_program=lambda name: shutil.which(name, path=path),
         free_port=_PortFinder(),
     )
+
+
+def _visible_gpus() -> tuple[str, ...]:
+    """The GPUs that this shell may use: CUDA_VISIBLE_DEVICES, else all that the driver lists."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    listed = subprocess.run(["nvidia-smi", "-L"], check=False, capture_output=True, text=True, timeout=30)
+    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return tuple(str(number) for number in range(count))
 
 
 def port_is_free(port: int) -> bool:

@@ -12,7 +12,7 @@ from tandem.local.environment import Sources
 from tandem.local.machine import Machine
 from tandem.local.pod import BuiltPod, PodRequest, Surroundings, build_pod, template_path
 from tandem.local.spec import LocalPlan
-from tandem.local.template import Template
+from tandem.local.template import Template, unread_fields
 from tandem.manifests import names
 
 # What these do for a deployment in a cluster has no counterpart between processes of one user.
@@ -85,6 +85,7 @@ class _Planner:
             sources=self._sources,
             endpoints_file=self._endpoints_file,
             threads=self._threads_each(),
+            gpus=iter(self._machine.gpus),
         )
         for deployment in self._by_kind.get("Deployment", ()):
             owner = _name(deployment)
@@ -93,6 +94,8 @@ class _Planner:
             except Refused as refused:
                 self._problems += refused.problems
                 continue
+            if unread := unread_fields(deployment["spec"]["template"]):
+                self._notes.append(f"Deployment {owner}: no meaning for a process, left out: {', '.join(unread)}")
             labels = template.metadata.labels
             address = next((each for each in self._addresses() if each.serves(labels)), None)
             for index in range(self._replicas(deployment, address)):
@@ -105,8 +108,10 @@ class _Planner:
                     role=labels.get(names.LABEL_ROLE, ""),
                     revision=labels.get(names.LABEL_REVISION, ""),
                 )
+                problems: list[Problem] = []
+                yield build_pod(pod, around=around, problems=problems)
                 # A mistake in a template is told once, not for each of its replicas.
-                yield build_pod(pod, around=around, problems=self._problems if index == 0 else [])
+                self._problems += (problem for problem in problems if problem not in self._problems)
 
     def _addresses(self) -> Iterator[_Address]:
         for service in self._by_kind.get("Service", ()):

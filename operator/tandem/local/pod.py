@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from tandem.api.problems import Problem
@@ -12,7 +13,7 @@ from tandem.local.environment import PodFacts, Sources, container_environment
 from tandem.local.expand import expand
 from tandem.local.machine import Machine
 from tandem.local.spec import PodSpec, ProbeKind, ProbeSpec, UnitSpec
-from tandem.local.template import Container, Probe, Template
+from tandem.local.template import GPU_RESOURCE, Container, Probe, Template
 from tandem.local.volumes import PodVolumes, pod_volumes
 from tandem.manifests import names
 
@@ -43,12 +44,16 @@ class BuiltPod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What all pods of a plan have in common; `threads` is the number of processor threads for each worker."""
+    """What all pods of a plan have in common.
+
+    `threads` is the number of processor threads for each worker, `gpus` those not given to a container yet.
+    """
 
     machine: Machine
     sources: Sources
     endpoints_file: Path
     threads: int
+    gpus: Iterator[str]
 
 
 def template_path(owner: str) -> str:
@@ -121,6 +126,7 @@ class _UnitMaker:
         environment = {
             **self._defaults(),
             **machine.environment,
+            **self._devices(),
             **localize_environment(own, mounts=mounts, ports=self._ports),
         }
         if scratch := self._volumes.temporary_directory(container):
@@ -144,6 +150,20 @@ class _UnitMaker:
             "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONUNBUFFERED": "1",
         }
+
+    def _devices(self) -> dict[str, str]:
+        """The GPUs of the container, each given to one container only."""
+        written = self._container.resources.gpus
+        path = f"{self._where}.resources.limits[{GPU_RESOURCE}]"
+        if not written.isdecimal():
+            self._problems.append(Problem(path, repr(written), "GPUs are counted whole", "Write a whole number."))
+            return {}
+        wanted = int(written)
+        given = list(islice(self._around.gpus, wanted))
+        if len(given) < wanted:
+            reason = f"this machine has {len(self._around.machine.gpus)} GPUs for all containers together"
+            self._problems.append(Problem(path, written, reason, "Ask for fewer, or run fewer replicas."))
+        return {"CUDA_VISIBLE_DEVICES": ",".join(given)} if wanted else {}
 
     def http_port(self) -> int | None:
         """The port on this machine of the container's port `http`."""

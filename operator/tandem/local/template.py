@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+GPU_RESOURCE = "nvidia.com/gpu"
 
 
 class _Read(BaseModel):
@@ -106,6 +109,17 @@ class VolumeMount(_Read):
     sub_path: str = ""
 
 
+class Resources(_Read):
+    """What a container may use; of this only devices matter here."""
+
+    limits: dict[str, int | str] = Field(default_factory=dict)
+
+    @property
+    def gpus(self) -> str:
+        """How many GPUs of NVIDIA, as it was written; other vendors' are left to the process."""
+        return str(self.limits.get(GPU_RESOURCE, 0))
+
+
 class Container(_Read):
     """A container."""
 
@@ -120,6 +134,7 @@ class Container(_Read):
     startup_probe: Probe | None = None
     readiness_probe: Probe | None = None
     liveness_probe: Probe | None = None
+    resources: Resources = Resources()
 
 
 class Item(_Read):
@@ -188,3 +203,16 @@ class Template(_Read):
 
     metadata: Metadata
     spec: PodBody
+
+
+def unread_fields(template: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields of a pod template's spec and containers that local mode does not read, by name."""
+    spec = template["spec"]
+    unread = set(spec) - _aliases(PodBody)
+    for container in spec["containers"]:
+        unread |= set(container) - _aliases(Container) - {"image", "imagePullPolicy"}
+    return tuple(sorted(unread))
+
+
+def _aliases(model: type[BaseModel]) -> set[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}

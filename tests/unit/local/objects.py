@@ -67,6 +67,7 @@ def machine(directory: Path = Path("/run"), **changes: Any) -> Machine:
         "secrets": {},
         "environment": {"PATH": "/bin"},
         "cpus": 4,
+        "gpus": (),
         "host_name": "here",
         "find_program": lambda name: f"/bin/{name}",
         "free_port": lambda: next(ports),

@@ -97,6 +97,27 @@ def test_what_has_no_meaning_on_one_machine_is_noted_not_dropped(plan):
     assert all(kind in noted for kind in ("NetworkPolicy", "ServiceAccount", "Role", "RoleBinding"))
 
 
+def test_fields_of_a_pod_that_a_process_does_not_have_are_noted_too():
+    deployment = worker_deployment(lifecycle={"preStop": {}}, spec={"nodeSelector": {"a": "b"}})
+    (note,) = make_plan([deployment], machine=machine()).notes
+    assert note.endswith("left out: lifecycle, nodeSelector")
+
+
+def test_gpus_are_given_to_one_container_each():
+    deployment = worker_deployment(replicas=2, resources={"limits": {"nvidia.com/gpu": "2", "memory": "1Gi"}})
+    plan = make_plan([deployment], machine=machine(gpus=("0", "1", "4", "5")))
+    assert [pod.units[0].environment["CUDA_VISIBLE_DEVICES"] for pod in plan.pods] == ["0,1", "4,5"]
+
+
+def test_more_gpus_than_there_are_are_refused():
+    deployment = worker_deployment(replicas=3, resources={"limits": {"nvidia.com/gpu": 1}})
+    (problem,) = problems_of(deployment, gpus=("0", "1"))
+    assert problem.path.endswith("containers[0].resources.limits[nvidia.com/gpu]")
+    assert "2 GPUs" in problem.reason
+    (problem,) = problems_of(worker_deployment(resources={"limits": {"nvidia.com/gpu": "0.5"}}), gpus=("0",))
+    assert problem.value == "'0.5'"
+
+
 def test_the_same_objects_and_machine_give_the_same_plan(built):
     volumes = {"models": Path("/data/m")}
     assert make_plan(built.objects, machine=machine(volumes=volumes)) == make_plan(
