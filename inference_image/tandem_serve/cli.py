@@ -22,6 +22,7 @@ from tandem_serve.problems import EXIT_USAGE, StartError, usage_error
 from tandem_serve.settings import DEFAULT_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS, Settings
 
 TERMINATION_LOG = Path("/dev/termination-log")
+LOADER_THREAD = "loader"
 _COUNT = click.IntRange(min=1)
 
 
@@ -45,7 +46,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--disable-prefix-cache", is_flag=True, hidden=True)
 @click.option("--skip-tokenizer-init", is_flag=True, hidden=True)
 @click.pass_context
-def command(context: click.Context, **flags: Any) -> None:
+def command(context: click.Context, /, **flags: Any) -> None:
     """Serves a causal language model over HTTP: OpenAI's API, /generate, /health, /metrics."""
     logs.setup(log_format=flags["log_format"], level=flags["log_level"])
     settings = settings_from(flags, context.obj)
@@ -129,7 +130,7 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"error: {error.format_message()}\nSee tandem-serve --help.", EXIT_USAGE)
     except click.Abort:
         return 130
-    return 0
+    return _end(0)
 
 
 def _fail(message: str, code: int) -> int:
@@ -139,7 +140,13 @@ def _fail(message: str, code: int) -> int:
             TERMINATION_LOG.write_text(message[:4000] + "\n", encoding="utf-8")
     except OSError:
         logging.getLogger(__name__).debug("the termination log cannot be written")
-    if any(thread.name == "loader" for thread in threading.enumerate()):
+    return _end(code)
+
+
+def _end(code: int) -> int:
+    """Ends at once when the model is still being loaded: that thread cannot be interrupted."""
+    if any(thread.name == LOADER_THREAD for thread in threading.enumerate()):
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code

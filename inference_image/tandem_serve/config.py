@@ -160,17 +160,16 @@ def _malformed(path: Path, error: yaml.YAMLError) -> StartError:
 
 def _problem(path: Path, item: Mapping[str, object]) -> Problem:
     location = item["loc"]
-    key = ".".join(str(part) for part in location) if isinstance(location, tuple) else str(location)
+    keys = [str(part) for part in location] if isinstance(location, tuple) else []
+    where, value = f"{path}: {'.'.join(keys)}", repr(item["input"])
+    sections: dict[str, type[BaseModel]] = {"GENERATION": GenerationSection, "HUGGINGFACE_MODEL": ModelSection}
+    section: type[BaseModel] = sections.get(keys[0], ConfigFile) if len(keys) > 1 else ConfigFile
+    known = section.model_fields
     if item["type"] == "extra_forbidden":
-        section = {"GENERATION": GenerationSection, "HUGGINGFACE_MODEL": ModelSection}.get(
-            key.split(".")[0], ConfigFile
-        )
-        fix = f"remove it or use one of {', '.join(section.model_fields)}"
-        return Problem(path=f"{path}: {key}", value=repr(item["input"]), reason="unknown key", fix=fix)
-    reason = str(item["msg"])
-    return Problem(
-        path=f"{path}: {key}", value=repr(item["input"]), reason=reason, fix=f"{reason[:1].lower()}{reason[1:]}"
-    )
+        return Problem(path=where, value=value, reason="unknown key", fix=f"remove it or use one of {', '.join(known)}")
+    field = known.get(keys[-1]) if keys else None
+    fix = "correct the value" if field is None else f"correct the value or leave it out (default: {field.default!r})"
+    return Problem(path=where, value=value, reason=str(item["msg"]), fix=fix)
 
 
 def _port(value: str | None) -> int:

@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 import uvicorn
@@ -93,10 +93,10 @@ class Process:
             await serving
 
     async def _load_and_serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        stopping = asyncio.ensure_future(self._stop.wait())
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         with loading_bar(self._progress, Console(stderr=True)):
             loading = self._load(loop)
-            await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({cast(asyncio.Future[Any], loading), stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
             self._service.status = Status.DRAINING
             log.info("stopped while loading")

@@ -36,14 +36,14 @@ class PackedBatch:
 
     spans: tuple[Span, ...]
     singles: int
-    counts: tuple[int, ...]
+    counts: list[int]
 
 
 def pack(parts: list[tuple[SequenceKv, int, int]], device: torch.device) -> PackedBatch:
     """A batch of (kv, start, count). Those with count 1 must come first."""
     spans = tuple(Span(kv, start, count, _mask(start, count, device)) for kv, start, count in parts)
     singles = next((index for index, span in enumerate(spans) if span.count > 1), len(spans))
-    return PackedBatch(spans, singles, tuple(span.count for span in spans))
+    return PackedBatch(spans, singles, [span.count for span in spans])
 
 
 def _mask(start: int, count: int, device: torch.device) -> Tensor | None:
@@ -67,8 +67,8 @@ def packed_attention(
 
     query is [1, heads, T, head_dim], key and value [1, kv_heads, T, head_dim]; returns [1, T, heads, head_dim].
     """
-    layer: int = module.layer_idx
-    new = torch.cat((key, value)).split(packed.counts, dim=2)
+    layer: Any = module.layer_idx
+    new = torch.split(torch.cat((key, value)), packed.counts, dim=2)
     room = [span.kv.both[layer].narrow(2, span.start, span.count) for span in packed.spans]
     torch._foreach_copy_(room, list(new))
     parts = []

@@ -116,7 +116,9 @@ class EngineCore:
         ]
 
     def _run(self, plan: tuple[Chunk, ...]) -> list[Update]:
-        rows, wanted, begin = [], [], 0
+        rows: list[int] = []
+        wanted: list[tuple[Chunk, int, int]] = []
+        begin = 0
         for chunk in plan:
             prompt_rows = prompt_logprobs.rows(chunk, begin)
             wanted.append((chunk, len(rows), len(prompt_rows)))

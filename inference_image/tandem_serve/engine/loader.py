@@ -122,8 +122,9 @@ def _model_class(config: Any, options: LoadOptions, checkpoint: Checkpoint) -> t
             reason="it is not a causal language model",
             fix="choose a decoder-only text model",
         )
-    found = mapping[type(config)]
-    return found[0] if isinstance(found, tuple) else found
+    found: Any = mapping[type(config)]
+    chosen: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
+    return chosen
 
 
 def _max_model_len(options: LoadOptions, config: Any) -> int:
@@ -160,15 +161,15 @@ class _CountedSlice:
         self._count = count
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        tensor = self._source[index]
+        tensor: torch.Tensor = self._source[index]
         self._count(self._nbytes)
         return tensor
 
     def get_shape(self) -> list[int]:
-        return self._source.get_shape()
+        return list(self._source.get_shape())
 
     def get_dtype(self) -> str:
-        return self._source.get_dtype()
+        return str(self._source.get_dtype())
 
 
 def _weights(
@@ -186,11 +187,13 @@ def _weights(
             handle = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
             for name in handle.keys():  # noqa: SIM118  (not a dict)
                 slices[name] = _CountedSlice(handle.get_slice(name), checkpoint.tensors[name].nbytes, count)
-        model, report = model_class.from_pretrained(
+        loaded: Any = model_class.from_pretrained(
             None, config=config, state_dict=slices, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    _refuse_mismatch(checkpoint, report)
-    return model.to(device)
+    model: PreTrainedModel = loaded[0]
+    _refuse_mismatch(checkpoint, loaded[1])
+    model.to(device)  # type: ignore[arg-type]
+    return model
 
 
 def _refuse_mismatch(checkpoint: Checkpoint, report: dict[str, Any]) -> None:

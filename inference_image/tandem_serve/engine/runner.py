@@ -43,4 +43,5 @@ class ModelRunner:
             logits_to_keep=torch.tensor(rows, dtype=torch.long, device=self.device),
             packed=attention.pack(parts, self.device),
         )
-        return output.logits[0]
+        logits: Tensor = output.logits[0]
+        return logits

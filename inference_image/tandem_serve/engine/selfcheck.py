@@ -23,7 +23,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 
 def check(model: PreTrainedModel, layout: KvLayout) -> ModelRunner:
     """Returns the runner when packed and own logits agree. Raises `StartError` when they do not."""
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(0, vocabulary, (length,), generator=generator).tolist() for length in _LENGTHS]
     try:
@@ -47,7 +47,8 @@ def _refused(model: PreTrainedModel, reason: str) -> Exception:
 @torch.inference_mode()
 def _own_logits(model: PreTrainedModel, prompt: list[int]) -> torch.Tensor:
     ids = torch.tensor([prompt], device=model.device)
-    return model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float().cpu()
+    logits: torch.Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+    return logits[0, -1].float().cpu()
 
 
 def _packed_logits(runner: ModelRunner, layout: KvLayout, prompts: list[list[int]]) -> torch.Tensor:

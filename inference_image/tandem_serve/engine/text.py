@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from tandem_serve.engine.detokenizer import Decode
+
+_PROBES = ("", "Hello, world", "  two  spaces\n\ttab", "naïve 日本 🙂 <s>[INST] x</s>")
 
 
 class TemplateError(Exception):
@@ -16,13 +19,16 @@ class TextCodec:
 
     def __init__(self, tokenizer: Any, *, vocab_size: int) -> None:
         self._tokenizer = tokenizer
-        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        self._lock = threading.Lock()
+        self._direct = self._backend is not None and self._encodes_alike()
         self.vocab_size = vocab_size
 
     @property
     def bos_id(self) -> int | None:
         """The token that starts a text, if the model has one."""
-        return self._tokenizer.bos_token_id
+        token: int | None = self._tokenizer.bos_token_id
+        return token
 
     @property
     def has_chat_template(self) -> bool:
@@ -31,7 +37,21 @@ class TextCodec:
 
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
         """Tokens of a text, with the tokenizer's special tokens around it when `special`."""
-        return tuple(self._tokenizer.encode(text, add_special_tokens=special))
+        if self._direct:
+            return tuple(self._backend.encode(text, add_special_tokens=special).ids)
+        with self._lock:  # transformers' wrapper sets options on the shared tokenizer
+            return tuple(self._tokenizer.encode(text, add_special_tokens=special))
+
+    def _encodes_alike(self) -> bool:
+        """Whether the tokenizer under transformers' wrapper, which threads may share, gives the same tokens."""
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        return all(
+            self._backend.encode(text, add_special_tokens=special).ids
+            == self._tokenizer.encode(text, add_special_tokens=special)
+            for text in _PROBES
+            for special in (True, False)
+        )
 
     def encode_chat(self, messages: list[dict[str, Any]], **template: Any) -> tuple[int, ...]:
         """Tokens of a conversation up to where the assistant's answer begins.
@@ -64,4 +84,4 @@ class TextCodec:
 
     def token_strings(self, ids: tuple[int, ...]) -> list[str]:
         """The vocabulary's own spelling of tokens."""
-        return self._tokenizer.convert_ids_to_tokens(list(ids))
+        return list(self._tokenizer.convert_ids_to_tokens(list(ids)))

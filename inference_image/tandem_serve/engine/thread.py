@@ -79,12 +79,19 @@ class EngineThread:
                 self._sink(updates)
                 return
             self._busy_since = self._clock()
-            news, ran = self._core.step()
+            news, ran = self._step()
             self._busy_since = None
             updates += news
             if updates:
                 self._sink(updates)
             idle = not ran
+
+    def _step(self) -> tuple[list[Update], bool]:
+        try:
+            return self._core.step()
+        except Exception:
+            log.exception("an iteration failed; all sequences end")
+            return self._core.end_all(FinishReason.ERROR, "the engine failed"), True
 
     def _take(self, *, idle: bool) -> tuple[list[Update], bool]:
         """Runs the waiting commands; when idle, waits for one or for the next deadline."""

@@ -26,7 +26,7 @@ def router(service: Service) -> APIRouter:
     async def chat(request: Request, body: ChatRequest) -> Response:
         job = await prepare(service, body, errors.request_id_of(request))
         if body.stream:
-            return await _stream(service, body, job)
+            return await _stream(service, request, body, job)
         answer = await run.unless_gone(request, lambda: _answer(service, body, job))
         return Response(status_code=499) if answer is None else JSONResponse(answer)
 
@@ -41,10 +41,8 @@ async def prepare(service: Service, body: ChatRequest, request_id: str) -> Job:
     if body.top_logprobs is not None and not body.logprobs:
         raise errors.invalid("top_logprobs: set logprobs to true with it", param="top_logprobs")
     found = [await prompts.from_chat(service, body.messages, body.chat_template_kwargs)]
-    if body.max_completion_tokens is not None:
-        asked, param = body.max_completion_tokens, "max_completion_tokens"
-    else:
-        asked, param = body.max_tokens, "max_tokens"
+    param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens, capped = run.new_tokens(service, found, asked, param=param)
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
     keep_kv, remote = handoff.parse(service, body.kv_transfer_params, found, n=body.n or 1, stream=bool(body.stream))
@@ -80,9 +78,11 @@ def _logprobs(service: Service, body: ChatRequest, entries: list[TokenLogprob]) 
     return chat_logprobs(service.loaded.codec, entries) if body.logprobs else None
 
 
-async def _stream(service: Service, body: ChatRequest, job: Job) -> EventStream:
+async def _stream(service: Service, request: Request, body: ChatRequest, job: Job) -> Response:
     generation = run.start(service, job)
-    updates = await run.held_until_first(service, generation)
+    updates = await run.unless_gone(request, lambda: run.held_until_first(service, generation))
+    if updates is None:
+        return Response(status_code=499)
     return EventStream(_events(service, body, job, generation, updates))
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from tandem_serve.engine.client import Generation
-from tandem_serve.engine.types import Update
+from tandem_serve.engine.types import TokenLogprob, Update
 from tandem_serve.http import errors, handoff, prompts, run, shapes
 from tandem_serve.http.logprobs import completion_logprobs
 from tandem_serve.http.run import Job, Result
@@ -28,7 +28,7 @@ def router(service: Service) -> APIRouter:
     async def completions(request: Request, body: CompletionRequest) -> Response:
         job = await prepare(service, body, errors.request_id_of(request))
         if body.stream:
-            return await _stream(service, body, job)
+            return await _stream(service, request, body, job)
         answer = await run.unless_gone(request, lambda: _answer(service, body, job))
         return Response(status_code=499) if answer is None else JSONResponse(answer)
 
@@ -87,16 +87,19 @@ def _logprobs(
 ) -> dict[str, Any] | None:
     if body.logprobs is None:
         return None
-    entries, ids = list(result.logprobs), [entry.token_id for entry in result.logprobs]
+    entries: list[TokenLogprob | None] = list(result.logprobs)
+    ids = [entry.token_id for entry in result.logprobs]
     if result.prompt_logprobs is not None:
         entries = [*result.prompt_logprobs, *entries]
         ids = [*job.prompts[index // job.n].tokens, *ids]
     return completion_logprobs(service.loaded.codec, entries, ids=ids, offset=offset, alternatives=body.logprobs)
 
 
-async def _stream(service: Service, body: CompletionRequest, job: Job) -> EventStream:
+async def _stream(service: Service, request: Request, body: CompletionRequest, job: Job) -> Response:
     generation = run.start(service, job)
-    updates = await run.held_until_first(service, generation)
+    updates = await run.unless_gone(request, lambda: run.held_until_first(service, generation))
+    if updates is None:
+        return Response(status_code=499)
     return EventStream(_events(service, body, job, generation, updates))
 
 

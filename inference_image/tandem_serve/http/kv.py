@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterator
 
@@ -54,15 +55,19 @@ class _KvResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """See the ASGI specification."""
         tokens, hasher = len(self._lease.prompt), self._hasher
+        gone = asyncio.ensure_future(_disconnected(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": self._kv.header, "more_body": True})
             for piece in _pieces(self._kv.planes):
+                if gone.done():
+                    return
                 hasher.update(piece)
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": hasher.digest()})
             self._service.metrics.kv_moved("sent", tokens=tokens, nbytes=self._kv.data_bytes)
         finally:
+            gone.cancel()
             self._service.loaded.leases.close(self._lease)
 
 
@@ -85,3 +90,8 @@ def _pieces(planes: Iterator[memoryview]) -> Iterator[bytes | memoryview]:
             yield plane[start : start + _PIECE]
     if small:
         yield b"".join(small)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

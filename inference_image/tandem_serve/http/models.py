@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -42,7 +43,7 @@ def router(service: Service) -> APIRouter:
         if body.messages is not None:
             tokens = await prompts.chat_tokens(codec, body.messages, None)
         else:
-            tokens = codec.encode(body.prompt or "", special=body.add_special_tokens)
+            tokens = await asyncio.to_thread(codec.encode, body.prompt or "", special=body.add_special_tokens)
         answer: dict[str, Any] = {
             "count": len(tokens),
             "max_model_len": service.loaded.facts.max_model_len,

@@ -17,9 +17,14 @@ MAX_CHOICES = 128
 """Sequences of one request: prompts times n."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "allowed_token_ids": ([],),
     "audio": (),
     "bad_words": ([],),
     "best_of": (1,),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "documents": ([],),
     "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
@@ -27,6 +32,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),
+    "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
     "logit_bias": ({},),
     "min_p": (0,),
@@ -34,12 +40,19 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prediction": (),
     "presence_penalty": (0,),
     "prompt_embeds": (),
+    "prompt_logprobs": (),
     "reasoning_effort": ("none",),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "structured_outputs": (),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
+    "truncate_prompt_tokens": (),
+    "typical_p": (1,),
     "use_beam_search": (False,),
     "web_search_options": (),
 }
@@ -51,8 +64,12 @@ class _Request(BaseModel):
     def refuse_unsupported(self) -> None:
         """Raises a 400 that names the first field whose meaning is not served."""
         for name, value in (self.model_extra or {}).items():
-            if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
+            if name in _NEUTRAL and value is not None and value not in (*_NEUTRAL[name], *self._also_neutral(name)):
                 raise unsupported(name)
+
+    def _also_neutral(self, name: str) -> tuple[Any, ...]:  # noqa: ARG002
+        """Values of a field that change nothing in this request."""
+        return ()
 
 
 class StreamOptions(BaseModel):
@@ -66,17 +83,20 @@ class OpenAIRequest(_Request):
 
     model: str | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     seed: int | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
-    min_tokens: int = Field(default=0, ge=0)
-    ignore_eos: bool = False
+    min_tokens: int | None = Field(default=None, ge=0)
+    ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     kv_transfer_params: dict[str, Any] | None = None
+
+    def _also_neutral(self, name: str) -> tuple[Any, ...]:
+        return (self.n,) if name == "best_of" else ()
 
     @property
     def stops(self) -> tuple[str, ...]:

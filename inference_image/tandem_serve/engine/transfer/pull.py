@@ -132,6 +132,10 @@ class KvPuller:
         except KvRefusedError as error:
             self._metrics.kv_failed(error.reason)
             raise
+        except Exception as error:  # whatever it is, the sequence must go on
+            log.exception("a pull failed in an unforeseen way")
+            self._metrics.kv_failed("internal")
+            raise KvRefusedError("internal", type(error).__name__) from error
         self._metrics.kv_moved("received", tokens=message.tokens, nbytes=len(message.data))
         return message
 
