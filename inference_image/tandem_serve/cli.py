@@ -28,6 +28,7 @@ _COUNT = click.IntRange(min=1)
 
 @click.command(name="tandem-serve", context_settings={"max_content_width": 110})
 @click.option("--model", help="Directory of the model, or a repository of the Hugging Face hub.")
+@click.option("--revision", help="Branch, tag or commit of the hub repository. Default: main.")
 @click.option("--served-model-name", help="Name under which clients ask for it. Default: what --model says.")
 @click.option("--role", type=click.Choice(["agg", "prefill", "decode"]), default="agg", show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -75,6 +76,7 @@ def settings_from(flags: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
     default_seqs = config.occupancy_semaphore if flags["config_path"] is not None else DEFAULT_MAX_NUM_SEQS
     return Settings(
         model=model,
+        revision=flags["revision"],
         served_name=flags["served_model_name"] or model,
         role=flags["role"],
         host=host,

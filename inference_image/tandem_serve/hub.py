@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tandem_serve.engine.progress import LoadProgress
-from tandem_serve.problems import load_error
+from tandem_serve.problems import load_error, usage_error
 from tandem_serve.settings import Settings
 
 _REPOSITORY = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
@@ -17,6 +17,9 @@ def local_directory(settings: Settings, progress: LoadProgress) -> Path:
     """The directory of the model. Raises `StartError` when there is none and it cannot be fetched."""
     path = Path(settings.model)
     if path.exists() or not _REPOSITORY.match(settings.model):
+        if settings.revision is not None:
+            reason = "a revision belongs to a hub repository, and --model names a directory"
+            raise usage_error("--revision", value=settings.revision, reason=reason, fix="leave --revision out")
         return path
     from huggingface_hub import snapshot_download
 
@@ -26,6 +29,7 @@ def local_directory(settings: Settings, progress: LoadProgress) -> Path:
             return Path(
                 snapshot_download(
                     settings.model,
+                    revision=settings.revision,
                     token=token.get_secret_value() if token is not None else None,
                     allow_patterns=_FILES,
                 )

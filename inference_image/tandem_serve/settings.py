@@ -25,6 +25,7 @@ class Settings:
     config: ServeConfig
     max_num_seqs: int
     max_num_batched_tokens: int = DEFAULT_BATCHED_TOKENS
+    revision: str | None = None
     dtype: str = "auto"
     max_model_len: int | None = None
     kv_cache_tokens: int | None = None

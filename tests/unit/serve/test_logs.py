@@ -90,8 +90,11 @@ def test_s1_18_a_repository_is_fetched_with_the_token(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     progress = LoadProgress(logging.getLogger("test"))
-    assert local_directory(settings("Qwen/Qwen2.5-0.5B"), progress) == tmp_path
-    assert (asked["repository"], asked["token"]) == ("Qwen/Qwen2.5-0.5B", "hf_secret")
+    wanted = replace(settings("Qwen/Qwen2.5-0.5B"), revision="v2")
+    assert local_directory(wanted, progress) == tmp_path
+    assert (asked["repository"], asked["revision"], asked["token"]) == ("Qwen/Qwen2.5-0.5B", "v2", "hf_secret")
+    with pytest.raises(StartError, match="--revision = v2"):
+        local_directory(replace(settings(str(tmp_path)), revision="v2"), progress)
     assert not {"*.bin", "*.pt"} & set(asked["allow_patterns"])
     assert local_directory(settings(str(tmp_path)), progress) == tmp_path
     assert local_directory(settings("/models/none"), progress) == Path("/models/none")
