@@ -19,8 +19,8 @@ class Machine:
     """Facts and means of this machine.
 
     `directory` is the run directory, `port` the one for clients. `volumes` are directories by claim name, `secrets`
-    values by (Secret, key), `gpus` the names by which CUDA knows the GPUs that may be used. `find_program` gives the
-    path of a program, `free_port` a port that nobody uses.
+    values by (Secret, key), `find_program` gives the path of a program, `find_gpus` the names by which CUDA knows
+    the GPUs that may be used, `free_port` a port that nobody uses.
     """
 
     directory: Path
@@ -29,9 +29,9 @@ class Machine:
     secrets: Mapping[tuple[str, str], str]
     environment: Mapping[str, str]
     cpus: int
-    gpus: tuple[str, ...]
     host_name: str
     find_program: Callable[[str], str | None]
+    find_gpus: Callable[[], tuple[str, ...]]
     free_port: Callable[[], int]
 
 
@@ -48,9 +48,9 @@ def this_machine(
         secrets=secrets,
         environment={**os.environ, "PATH": path},
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        gpus=_visible_gpus(),
         host_name=socket.gethostname(),
         find_program=lambda name: shutil.which(name, path=path),
+        find_gpus=_visible_gpus,
         free_port=_PortFinder(),
     )
 

@@ -85,7 +85,7 @@ class _Planner:
             sources=self._sources,
             endpoints_file=self._endpoints_file,
             threads=self._threads_each(),
-            gpus=iter(self._machine.gpus),
+            gpus=self._gpus(),
         )
         for deployment in self._by_kind.get("Deployment", ()):
             owner = _name(deployment)
@@ -112,6 +112,10 @@ class _Planner:
                 yield build_pod(pod, around=around, problems=problems)
                 # A mistake in a template is told once, not for each of its replicas.
                 self._problems += (problem for problem in problems if problem not in self._problems)
+
+    def _gpus(self) -> Iterator[str]:
+        """Each GPU once; they are looked for when the first is wanted."""
+        yield from self._machine.find_gpus()
 
     def _addresses(self) -> Iterator[_Address]:
         for service in self._by_kind.get("Service", ()):

@@ -161,7 +161,7 @@ class _UnitMaker:
         wanted = int(written)
         given = list(islice(self._around.gpus, wanted))
         if len(given) < wanted:
-            reason = f"this machine has {len(self._around.machine.gpus)} GPUs for all containers together"
+            reason = f"this machine has {len(self._around.machine.find_gpus())} GPUs for all containers together"
             self._problems.append(Problem(path, written, reason, "Ask for fewer, or run fewer replicas."))
         return {"CUDA_VISIBLE_DEVICES": ",".join(given)} if wanted else {}
 

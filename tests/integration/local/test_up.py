@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import psutil
 import pytest
 import yaml
 
+from tandem.local.supervisor import MAX_GRACE_SECONDS
 from tests.integration.local.conftest import PATIENCE_SECONDS, STUB
 
 TANDEM = Path(sys.executable).with_name("tandem")
@@ -46,6 +48,8 @@ class Up:
 
     def until_address(self) -> str:
         assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], PATIENCE_SECONDS)
+        assert readable, self.errors
         line = self.process.stdout.readline()
         self.look()
         assert line, self.errors
@@ -69,7 +73,7 @@ class Up:
 
     def left(self) -> list[psutil.Process]:
         """What still runs a moment after the end (the kernel needs one to deliver its signals)."""
-        _, alive = psutil.wait_procs(self._started, timeout=5)
+        _, alive = psutil.wait_procs(self._started, timeout=30)
         return alive
 
     @property
@@ -172,7 +176,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_will_not_end(start, stu
     up.until("demo-router-0: stopped")
     began = time.monotonic()
     assert up.end(signal.SIGINT) == 130
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < MAX_GRACE_SECONDS
     assert up.left() == []
 
 

@@ -67,9 +67,9 @@ def machine(directory: Path = Path("/run"), **changes: Any) -> Machine:
         "secrets": {},
         "environment": {"PATH": "/bin"},
         "cpus": 4,
-        "gpus": (),
         "host_name": "here",
         "find_program": lambda name: f"/bin/{name}",
+        "find_gpus": lambda: (),
         "free_port": lambda: next(ports),
         **changes,
     }

@@ -105,16 +105,18 @@ def test_fields_of_a_pod_that_a_process_does_not_have_are_noted_too():
 
 def test_gpus_are_given_to_one_container_each():
     deployment = worker_deployment(replicas=2, resources={"limits": {"nvidia.com/gpu": "2", "memory": "1Gi"}})
-    plan = make_plan([deployment], machine=machine(gpus=("0", "1", "4", "5")))
+    plan = make_plan([deployment], machine=machine(find_gpus=lambda: ("0", "1", "4", "5")))
     assert [pod.units[0].environment["CUDA_VISIBLE_DEVICES"] for pod in plan.pods] == ["0,1", "4,5"]
 
 
 def test_more_gpus_than_there_are_are_refused():
     deployment = worker_deployment(replicas=3, resources={"limits": {"nvidia.com/gpu": 1}})
-    (problem,) = problems_of(deployment, gpus=("0", "1"))
+    (problem,) = problems_of(deployment, find_gpus=lambda: ("0", "1"))
     assert problem.path.endswith("containers[0].resources.limits[nvidia.com/gpu]")
     assert "2 GPUs" in problem.reason
-    (problem,) = problems_of(worker_deployment(resources={"limits": {"nvidia.com/gpu": "0.5"}}), gpus=("0",))
+    (problem,) = problems_of(
+        worker_deployment(resources={"limits": {"nvidia.com/gpu": "0.5"}}), find_gpus=lambda: ("0",)
+    )
     assert problem.value == "'0.5'"
 
 
