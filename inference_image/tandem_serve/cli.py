@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from tandem_serve import logs
-from tandem_serve.config import load_config
+from tandem_serve.config import ServeConfig, load_config
 from tandem_serve.engine.progress import LoadProgress
 from tandem_serve.problems import EXIT_USAGE, StartError, usage_error
 from tandem_serve.settings import DEFAULT_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS, Settings
@@ -36,7 +36,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="config.yml with the limits.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
 @click.option("--max-model-len", type=_COUNT, help="Longest sequence, prompt and new tokens together.")
-@click.option("--max-num-seqs", type=_COUNT, help="Sequences that run at once. Default: OCCUPANCY_SEMAPHORE, else 16.")
+@click.option("--max-num-seqs", type=_COUNT, help="Sequences that run at once, within OCCUPANCY_SEMAPHORE.")
 @click.option("--max-num-batched-tokens", type=_COUNT, default=DEFAULT_BATCHED_TOKENS, show_default=True,
               help="Tokens of one forward pass.")  # fmt: skip
 @click.option("--kv-cache-tokens", type=_COUNT, help="Tokens of KV memory. Default: from the free memory.")
@@ -73,7 +73,6 @@ def settings_from(flags: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
             "--model", reason="no model is named", fix="give --model or HUGGINGFACE_MODEL.NAME in the config file"
         )
     host = flags["host"]
-    default_seqs = config.occupancy_semaphore if flags["config_path"] is not None else DEFAULT_MAX_NUM_SEQS
     return Settings(
         model=model,
         revision=flags["revision"],
@@ -82,7 +81,7 @@ def settings_from(flags: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
         host=host,
         port=config.port if flags["port"] is None else flags["port"],
         config=config,
-        max_num_seqs=flags["max_num_seqs"] or default_seqs,
+        max_num_seqs=_max_running(flags, config),
         max_num_batched_tokens=flags["max_num_batched_tokens"],
         dtype=flags["dtype"],
         max_model_len=flags["max_model_len"],
@@ -90,6 +89,17 @@ def settings_from(flags: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
         advertise_host=flags["advertise_host"] or ("127.0.0.1" if host in ("0.0.0.0", "::", "") else host),
         trust_remote_code=flags["trust_remote_code"],
     )
+
+
+def _max_running(flags: Mapping[str, Any], config: ServeConfig) -> int:
+    """The flag is a size of batches and the semaphore a limit of the process: where both are given, both hold."""
+    flag: int | None = flags["max_num_seqs"]
+    if flags["config_path"] is None:
+        return flag or DEFAULT_MAX_NUM_SEQS
+    semaphore = config.occupancy_semaphore
+    if flag is None:
+        return semaphore
+    return min(flag, semaphore) if config.semaphore_is_set else flag
 
 
 def bind(settings: Settings) -> socket.socket:

@@ -103,6 +103,11 @@ class ServeConfig:
         return self.file.GENERATION.OCCUPANCY_SEMAPHORE
 
     @property
+    def semaphore_is_set(self) -> bool:
+        """Whether the file itself says OCCUPANCY_SEMAPHORE."""
+        return "OCCUPANCY_SEMAPHORE" in self.file.GENERATION.model_fields_set
+
+    @property
     def max_prompt_tokens(self) -> int:
         """Longest prompt."""
         return self.file.GENERATION.MAX_PROMPT_TOKENS

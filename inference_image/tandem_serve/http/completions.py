@@ -48,13 +48,16 @@ async def prepare(service: Service, body: CompletionRequest, request_id: str) ->
         body, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=body.logprobs if body.echo else None
     )
     keep_kv, remote = handoff.parse(service, body.kv_transfer_params, found, n=body.n or 1, stream=bool(body.stream))
+    if remote is not None and sampling.prompt_logprobs is not None:
+        remote = None  # the log probabilities of a prompt take its computation
+        service.metrics.fell_back()
     return Job(
         request_id=request_id,
         prompts=found,
         sampling=sampling,
         n=body.n or 1,
         keep_kv=keep_kv,
-        remote=None if sampling.prompt_logprobs is not None else remote,
+        remote=remote,
         capped=capped,
     )
 

@@ -54,21 +54,32 @@ class _KvResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """See the ASGI specification."""
-        tokens, hasher = len(self._lease.prompt), self._hasher
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": self._kv.header, "more_body": True})
-            for piece in _pieces(self._kv.planes):
-                if gone.done():
-                    return
-                hasher.update(piece)
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": hasher.digest()})
-            self._service.metrics.kv_moved("sent", tokens=tokens, nbytes=self._kv.data_bytes)
+            async with asyncio.timeout(self._service.settings.pull_timeout):
+                sent = await self._send_all(send, gone)
+        except TimeoutError:
+            sent = False
         finally:
             gone.cancel()
             self._service.loaded.leases.close(self._lease)
+        if sent:
+            tokens = len(self._lease.prompt)
+            self._service.metrics.kv_moved("sent", tokens=tokens, nbytes=self._kv.data_bytes)
+        else:  # the answer stays incomplete, which closes the connection
+            self._service.metrics.kv_failed("not_taken")
+
+    async def _send_all(self, send: Send, gone: asyncio.Future[None]) -> bool:
+        """Whether everything was handed to a receiver that was still there."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self._kv.header, "more_body": True})
+        for piece in _pieces(self._kv.planes):
+            if gone.done():
+                return False
+            self._hasher.update(piece)
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": self._hasher.digest()})
+        return True
 
 
 def _pieces(planes: Iterator[memoryview]) -> Iterator[bytes | memoryview]:

@@ -89,9 +89,18 @@ def test_s1_18_the_port_comes_from_flag_environment_or_default() -> None:
 def test_flags_win_over_the_file(config_file: Path) -> None:
     chosen = settings("--config", str(config_file))
     assert (chosen.model, chosen.served_name, chosen.max_num_seqs) == ("/models/qwen", "/models/qwen", 3)
-    chosen = settings("--config", str(config_file), "--model", "/m", "--served-model-name", "q", "--max-num-seqs", "5")
-    assert (chosen.model, chosen.served_name, chosen.max_num_seqs) == ("/m", "q", 5)
+    chosen = settings("--config", str(config_file), "--model", "/m", "--served-model-name", "q", "--max-num-seqs", "2")
+    assert (chosen.model, chosen.served_name, chosen.max_num_seqs) == ("/m", "q", 2)
     assert settings("--model", "m").max_num_seqs == 16
+    assert settings("--model", "m", "--max-num-seqs", "5").max_num_seqs == 5
+
+
+def test_s1_07_a_batch_size_cannot_lift_the_semaphore(config_file: Path, tmp_path: Path) -> None:
+    assert settings("--config", str(config_file), "--max-num-seqs", "9").max_num_seqs == 3
+    silent = tmp_path / "silent.yml"
+    silent.write_text("GENERATION: {MAX_QUEUE: 3}")
+    assert settings("--model", "m", "--config", str(silent)).max_num_seqs == 1
+    assert settings("--model", "m", "--config", str(silent), "--max-num-seqs", "9").max_num_seqs == 9
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tandem_serve.engine.transfer import wire
 from tandem_serve.engine.transfer.lease import Lease, LeaseStore
 from tandem_serve.engine.transfer.wire import KvRefusedError
 from tandem_serve.engine.types import SamplingParams, SequenceRequest
+from tandem_serve.http.app import create_app
 from tests.unit.serve import tiny
 from tests.unit.serve.live import LiveServer, eventually, live_server
 
@@ -367,4 +368,32 @@ async def test_kept_kv_counts_until_it_is_fetched_or_freed(endless: LoadedModel)
         assert (await prefill.request("DELETE", f"/kv/{params['remote_request_id']}")).status == 204
         assert (await waiting).status == 200
         assert (await prefill.request("DELETE", f"/kv/{params['remote_request_id']}")).status == 404
+        await freed(prefill)
+
+
+async def test_a_receiver_that_stops_reading_does_not_hold_the_memory(endless: LoadedModel) -> None:
+    async with live_server(tiny.settings(Path("x"), role="prefill", pull_timeout=0.05), endless) as prefill:
+        path = f"/kv/{(await offer(prefill))['remote_request_id']}"
+        never = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await never.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                await never.wait()
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [],
+        }
+        await create_app(prefill.service)(scope, receive, send)
+        assert await prefill.metric('tandem_kv_transfer_failures_total{reason="not_taken"}') == 1
+        assert await prefill.metric('tandem_kv_transfer_tokens_total{direction="sent"}') == 0
+        assert (await prefill.request("DELETE", path)).status == 204
         await freed(prefill)
