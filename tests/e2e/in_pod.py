@@ -1,8 +1,8 @@
 """Runs inside the client pod (`python in_pod.py COMMAND …`), beside nothing but the operator image's packages.
 
-`get URL` and `post URL BODY` print {"status", "headers", "text"} as JSON. `traffic URL BODY RATE STOP` posts at a
-constant rate over new connections until the file STOP exists, then prints {"sent", "failures", "slowest"}; it makes the
-file STOP.flows when some answers are in.
+`get URL` and `post URL BODY…` print a list of {"status", "headers", "text"} as JSON. `traffic URL BODY RATE STOP` posts
+at a constant rate over new connections until the file STOP exists, then prints {"sent", "failures", "slowest"}; it
+makes the file STOP.flows when some answers are in.
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ MOST_AT_ONCE = 64
 ENOUGH = 5
 
 
-async def get(url: str) -> dict[str, Any]:
+async def get(url: str) -> list[dict[str, Any]]:
     async with aiohttp.ClientSession(timeout=TIMEOUT) as session, session.get(url) as answer:
-        return await _read(answer)
+        return [await _read(answer)]
 
 
-async def post(url: str, body: str) -> dict[str, Any]:
-    async with aiohttp.ClientSession(timeout=TIMEOUT) as session, session.post(url, json=json.loads(body)) as answer:
-        return await _read(answer)
+async def post(url: str, *bodies: str) -> list[dict[str, Any]]:
+    """One request after the other."""
+    answers = []
+    async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
+        for body in bodies:
+            async with session.post(url, json=json.loads(body)) as answer:
+                answers.append(await _read(answer))
+    return answers
 
 
 async def traffic(url: str, body: str, rate: str, stop: str) -> dict[str, Any]:

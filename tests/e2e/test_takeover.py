@@ -53,8 +53,9 @@ def namespaced(
 
 
 def everything(cluster: Cluster, *selection: str) -> set[str]:
-    """`kind.group/name` of all objects that can be listed, but events and EndpointSlices, which come and go."""
-    kinds = cluster.kubectl("api-resources", "--verbs=list", "--output=name").stdout.split()
+    """`kind.group/name` of all objects that can be listed, but Events and endpoints, which come and go."""
+    inside = ["--namespaced=true"] if any(option.startswith("--namespace=") for option in selection) else []
+    kinds = cluster.kubectl("api-resources", "--verbs=list", "--output=name", *inside).stdout.split()
     asked = ",".join(kind for kind in kinds if not kind.startswith(("events", "endpoints", "componentstatuses")))
     return set(cluster.kubectl("get", asked, "--output=name", *selection).stdout.split())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +111,10 @@ class Workspace:
         """The revision that a deployment's spec asks for."""
         return str(self.get("modeldeployment", name)["status"]["revision"])
 
+    def root_cause(self, name: str) -> Object:
+        """What a deployment's status says is wrong; empty when it says nothing."""
+        return dict(self.get("modeldeployment", name).get("status", {}).get("rootCause") or {})
+
     def wait_ready(self, name: str, timeout: float = 120) -> Object:
         """Waits until Ready holds for the spec as it is now; returns the ModelDeployment."""
 
@@ -155,25 +159,22 @@ class Workspace:
         status = self._kubectl("get", "modeldeployments", "--output=jsonpath={.items[*].status}", check=False).stdout
         return f"{wide}\n{status[-6000:]}"
 
-    def ask(self, name: str, prompt: str, *, max_tokens: int = 160) -> Answer:
-        """Asks for a greedy completion at the deployment's address, from the client pod."""
-        return self.post(name, "/v1/completions", completion(name, prompt, max_tokens=max_tokens))
+    def post(self, name: str, path: str, *bodies: Object) -> list[Answer]:
+        """Posts to the deployment's address from the client pod, one request after the other."""
+        return self._answers("post", self._url(name, path), *map(json.dumps, bodies))
 
-    def post(self, name: str, path: str, body: Object) -> Answer:
-        """Posts to the deployment's address from the client pod."""
-        return self._answer("post", self._url(name, path), json.dumps(body))
-
-    def assert_recites(self, name: str, passage: int = 0) -> None:
-        """A passage comes back word for word."""
-        text = passages()[passage]
-        answer = self.ask(name, prompt_of(text))
-        assert answer.status == 200, f"{answer.text}\n{self.describe()}"
-        assert answer.json["choices"][0]["text"] == rest_of(text)
+    def assert_recites(self, name: str, texts: Sequence[str] = passages()[:1]) -> None:
+        """Passages come back word for word from their beginnings."""
+        bodies = [completion(name, prompt_of(text), max_tokens=160) for text in texts]
+        answers = self.post(name, "/v1/completions", *bodies)
+        for text, answer in zip(texts, answers, strict=True):
+            assert answer.status == 200, f"{answer.text}\n{self.describe()}"
+            assert answer.json["choices"][0]["text"] == rest_of(text)
 
     def metrics(self, pod: Object) -> dict[str, float]:
         """A worker's metrics: `name{labels}` → value."""
-        text = self._answer("get", f"http://{pod['status']['podIP']}:8000/metrics").text
-        samples = [line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")]
+        (answer,) = self._answers("get", f"http://{pod['status']['podIP']}:8000/metrics")
+        samples = [line.rsplit(" ", 1) for line in answer.text.splitlines() if line and not line.startswith("#")]
         return {name: float(value) for name, value in samples}
 
     @contextmanager
@@ -203,9 +204,9 @@ class Workspace:
     def _url(self, name: str, path: str) -> str:
         return f"http://{name}.{self.namespace}:8000{path}"
 
-    def _answer(self, *arguments: str) -> Answer:
+    def _answers(self, *arguments: str) -> list[Answer]:
         done = self._kubectl("exec", CLIENT, "--", "python", f"/scripts/{SCRIPT.name}", *arguments)
-        return Answer(**json.loads(done.stdout))
+        return [Answer(**answer) for answer in json.loads(done.stdout)]
 
     def _options(self) -> tuple[str, ...]:
         return (f"--kubeconfig={self.cluster.kubeconfig}", f"--namespace={self.namespace}")
