@@ -9,22 +9,21 @@ from dataclasses import dataclass
 class RestartPolicy:
     """`starts` in a row may fail before the first success, `later_starts` after it.
 
-    Pauses (seconds) double up to a limit.
+    Before the first success only a start that failed within `quick_seconds` is tried again: the cause of one that took
+    longer is rarely gone a moment later, and somebody waits to be told. Pauses (seconds) double up to a limit.
     """
 
     starts: int = 2
     later_starts: int = 5
+    quick_seconds: float = 5.0
     first_pause: float = 0.5
     longest_pause: float = 10.0
 
-    def gives_up(self, failures: int, *, was_ready: bool, timed_out: bool) -> bool:
-        """Whether `failures` starts in a row without becoming ready are enough.
-
-        Before the first success a start that ran out of time is not repeated: the time was the probe's own.
-        """
-        if timed_out and not was_ready:
-            return True
-        return failures >= (self.later_starts if was_ready else self.starts)
+    def gives_up(self, failures: int, *, was_ready: bool, seconds: float) -> bool:
+        """Whether `failures` starts in a row without becoming ready are enough; the last one took `seconds`."""
+        if was_ready:
+            return failures >= self.later_starts
+        return failures >= self.starts or seconds > self.quick_seconds
 
     def pause(self, failures: int) -> float:
         """Seconds before the next start, after `failures` (at least 1) in a row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -83,6 +84,7 @@ class Unit:
         changed: Callable[[UnitStatus], None],
         on_line: Callable[[str], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
         self.log = log
@@ -93,6 +95,7 @@ class Unit:
         self._changed = changed
         self._on_line = on_line
         self._sleep = sleep
+        self._clock = clock
         self._was_ready = False
         self._became_ready = False
 
@@ -100,9 +103,10 @@ class Unit:
         """Keeps the process running; returns why that was given up. Cancelled, it leaves the process as it is."""
         failures = 0
         while True:
-            cause, timed_out = await self._run_once()
+            began = self._clock()
+            cause = await self._run_once()
             failures = 1 if self._became_ready else failures + 1
-            if self._policy.gives_up(failures, was_ready=self._was_ready, timed_out=timed_out):
+            if self._policy.gives_up(failures, was_ready=self._was_ready, seconds=self._clock() - began):
                 cause = replace(cause, attempts=failures)
                 self._set(phase=Phase.FAILED, cause=cause, trouble=cause.reason, loading=None)
                 return cause
@@ -114,8 +118,8 @@ class Unit:
         """The supervisor has ended the process."""
         self._set(phase=Phase.STOPPED, loading=None)
 
-    async def _run_once(self) -> tuple[Cause, bool]:
-        """One life of the process: why it ended, and whether that was a start that took too long."""
+    async def _run_once(self) -> Cause:
+        """One life of the process: why it ended, or had to."""
         self._became_ready = False
         self._set(phase=Phase.STARTING, trouble="", loading=None)
         process = self.process = await start_process(
@@ -136,10 +140,10 @@ class Unit:
             failed = probing.result()
             self._set(phase=Phase.NOT_READY, trouble=str(failed))
             await process.stop(self.spec.grace)
-            return self._cause(str(failed), None, process), failed.probe.kind == "startup"
+            return self._cause(str(failed), None, process)
         exit_ = await process.wait()
         when = "" if self._became_ready else " before it was ready"
-        return self._cause(f"ended{when} ({exit_})", exit_, process), False
+        return self._cause(f"ended{when} ({exit_})", exit_, process)
 
     def _cause(self, reason: str, exit_: Exit | None, process: Process) -> Cause:
         return Cause(unit=self.spec.name, reason=reason, exit=exit_, attempts=1, tail=process.tail)

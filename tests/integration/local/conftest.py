@@ -33,6 +33,7 @@ class Stub:
         self.run.mkdir()
         self.seen: list[UnitStatus] = []
         self.lines: list[str] = []
+        self.quick_seconds = float(PATIENCE_SECONDS)
 
     def changed(self, status: UnitStatus) -> None:
         self.seen.append(status)
@@ -57,7 +58,7 @@ class Stub:
         return make_plan([deployment], machine=here)
 
     def supervisor(self, plan: LocalPlan) -> Supervisor:
-        policy = RestartPolicy(first_pause=0.01, later_starts=3)
+        policy = RestartPolicy(first_pause=0.01, later_starts=3, quick_seconds=self.quick_seconds)
         return Supervisor(plan, logs=self.run / "logs", observer=self, policy=policy)
 
     def pids(self, name: str = "starts") -> list[int]:

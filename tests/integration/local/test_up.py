@@ -188,7 +188,7 @@ def test_a_worker_that_dies_at_start_ends_it_soon_with_the_real_cause(start, stu
     assert "  error: weights do not match config.json\n" in up.errors
     last = up.errors.splitlines()[-1]
     assert last.startswith("error: demo-agg-")
-    assert "exit code 3), 2 times in a row" in last
+    assert "ended before it was ready (exit code 3)" in last
     log = Path(last.rpartition(" ")[2].rstrip("."))
     assert "weights do not match" in log.read_text()
 

@@ -55,18 +55,18 @@ def test_a_probe_that_is_asked_often_already_stays_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("failures", "was_ready", "timed_out", "gives_up"),
+    ("failures", "was_ready", "seconds", "gives_up"),
     [
-        (1, False, False, False),
-        (2, False, False, True),
-        (1, False, True, True),
-        (1, True, True, False),
-        (4, True, False, False),
-        (5, True, False, True),
+        (1, False, 1.0, False),
+        (2, False, 1.0, True),
+        (1, False, 30.0, True),
+        (1, True, 300.0, False),
+        (4, True, 1.0, False),
+        (5, True, 1.0, True),
     ],
 )
-def test_starts_that_fail_are_given_up(failures, was_ready, timed_out, gives_up):
-    assert RestartPolicy().gives_up(failures, was_ready=was_ready, timed_out=timed_out) is gives_up
+def test_starts_that_fail_are_given_up(failures, was_ready, seconds, gives_up):
+    assert RestartPolicy().gives_up(failures, was_ready=was_ready, seconds=seconds) is gives_up
 
 
 def test_pauses_double_up_to_a_limit():
