@@ -155,8 +155,16 @@ class EngineCore:
             logprobs: tuple[TokenLogprob, ...] = ()
             if param.logprobs is not None:
                 logprobs = (sampling.token_logprob(logits[row], token, param.logprobs),)
-            updates.append(self._commit(sequence, token, logprobs))
+            updates.append(self._commit_safely(sequence, token, logprobs))
         return updates
+
+    def _commit_safely(self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]) -> Update:
+        """A failure with one sequence ends that one only."""
+        try:
+            return self._commit(sequence, token, logprobs)
+        except Exception as error:
+            log.exception("a token could not be taken over; its sequence ends")
+            return self._end(sequence, FinishReason.ERROR, message=f"the engine failed: {type(error).__name__}")
 
     def _commit(self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]) -> Update:
         """Adds a sampled token to its sequence and decides whether that ends it."""

@@ -132,13 +132,12 @@ class ChatMessage(BaseModel):
     content: str | list[dict[str, Any]] | None = None
 
     def flattened(self, path: str) -> dict[str, Any]:
-        """Role and text for the chat template. Raises a 400 that names what is not text."""
+        """Role, text and further fields for the chat template. Raises a 400 that names what is not text."""
         for name in ("tool_calls", "function_call"):
             if (self.model_extra or {}).get(name):
                 raise unsupported(f"{path}.{name}")
-        if isinstance(self.content, list):
-            return {"role": self.role, "content": "".join(self._texts(self.content, path))}
-        return {"role": self.role, "content": self.content or ""}
+        text = "".join(self._texts(self.content, path)) if isinstance(self.content, list) else self.content or ""
+        return {**(self.model_extra or {}), "role": self.role, "content": text}
 
     @staticmethod
     def _texts(parts: list[dict[str, Any]], path: str) -> list[str]:

@@ -218,3 +218,18 @@ def test_a_failing_step_ends_its_sequences_and_the_engine_goes_on(
     assert engine.stats.kv_used_tokens == 0
     engine.add(request(1))
     assert tokens(run(engine)[1]) == greedy(llama, clock)
+
+
+def test_a_failure_with_one_sequence_ends_that_one_only(llama: LoadedModel, clock: Clock) -> None:
+    engine = core(llama, clock)
+    for number in range(3):
+        engine.add(request(number))
+    engine.step()
+    engine.scheduler.running[1].decoder = None
+    out = run(engine)
+    assert [ending(out[number]) for number in range(3)] == [
+        FinishReason.LENGTH,
+        FinishReason.ERROR,
+        FinishReason.LENGTH,
+    ]
+    assert engine.stats.kv_used_tokens == 0
