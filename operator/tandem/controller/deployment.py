@@ -202,6 +202,8 @@ def _is_passing(outcome: Outcome) -> bool:
 
 def _verdict(done: _Round, waits: list[float | None]) -> Verdict:
     outcome = done.outcome
+    if done.plan.leads_on:
+        waits = [*waits, 0.0]
     again = min((wait for wait in waits if wait is not None), default=None)
     if _is_passing(outcome):
         asked = max((failure.error.retry_after or 0.0 for failure in outcome.failures), default=0.0)

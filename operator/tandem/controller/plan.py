@@ -72,7 +72,8 @@ class NotOurs:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Writes to make. `not_ours` stand in the way; `waiting` are on their way out and must be gone first. `confirmed`
-    are the versions of objects that are as they should be, so that they need not be compared again."""
+    are the versions of objects that are as they should be, so that they need not be compared again. `leftovers`: there
+    is something of ours that is no longer wanted."""
 
     applies: tuple[Apply, ...] = ()
     scales: tuple[Scale, ...] = ()
@@ -80,6 +81,12 @@ class Plan:
     not_ours: tuple[NotOurs, ...] = ()
     waiting: tuple[Ref, ...] = ()
     confirmed: Mapping[Ref, Seen] = field(default_factory=dict)
+    leftovers: bool = False
+
+    @property
+    def leads_on(self) -> bool:
+        """Whether more may be due as soon as this is done, without anything else happening."""
+        return not self.is_empty and self.leftovers
 
     @property
     def is_empty(self) -> bool:
@@ -129,6 +136,7 @@ def make_plan(rendered: Rendered, observed: Observed, takeover: Takeover, ledger
         not_ours=tuple(not_ours),
         waiting=tuple(waiting),
         confirmed=confirmed,
+        leftovers=any(ref.kind in PRUNED_KINDS and ref not in wanted_refs for ref in observed.owned),
     )
 
 

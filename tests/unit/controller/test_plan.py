@@ -56,6 +56,7 @@ def test_nothing_is_written_when_all_is_there() -> None:
     world = World(**DISAGG)
     ledger = world.apply_all()
     assert plan(world, ledger).is_empty
+    assert not plan(world, ledger).leads_on
 
 
 def test_only_the_role_that_changed_is_written() -> None:
@@ -222,6 +223,7 @@ def test_a_switch_of_mode_goes_new_workers_then_router_then_old_workers_then_the
     world.settle(document, replicas=0)
     found = plan(world, ledger)
     assert deleted(found) == {("Deployment", old), ("Service", old)}
+    assert found.leads_on, "the watch does not announce what we remove ourselves"
     for delete in found.deletes:
         world.cache.remove(delete.ref, uid=delete.uid)
 
