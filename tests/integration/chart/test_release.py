@@ -22,14 +22,18 @@ ROUTERS_ROLE = {
 }
 
 
-@pytest.fixture
-def release(control_plane: ControlPlane, namespace: str) -> Iterator[str]:
-    """The chart in a namespace, without operator pods; gives the namespace."""
-    helm(control_plane, "install", RELEASE, str(CHART), f"--namespace={namespace}", "--set=replicaCount=0")
+@pytest.fixture(scope="module")
+def release(control_plane: ControlPlane) -> Iterator[str]:
+    """The chart in a namespace of its own, without operator pods; gives the namespace.
+
+    The CRDs may be there already and stay afterwards: the API server is shared with other modules.
+    """
+    namespace = "release"
+    options = (f"--namespace={namespace}", "--create-namespace", "--set=replicaCount=0", "--take-ownership")
+    helm(control_plane, "install", RELEASE, str(CHART), *options)
     yield namespace
     helm(control_plane, "uninstall", RELEASE, f"--namespace={namespace}")
-    # CRDs stay by design; the next test's release would not own them.
-    control_plane.kubectl("delete", "crd", "--selector=app.kubernetes.io/instance=tandem")
+    control_plane.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 def test_upgrade_leaves_the_lease_with_its_holder(control_plane: ControlPlane, release: str) -> None:
