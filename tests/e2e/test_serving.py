@@ -10,6 +10,7 @@ from tests.e2e.workspace import SMALL, Workspace, condition_of, model_deployment
 pytestmark = pytest.mark.e2e
 
 AGG, PAIR = "story", "pair"
+LIMITS = {"maxNewTokens": 200}
 # The number format is what prefill and decode have to agree on: naming it makes a new revision of the same text.
 EXACT = {"resources": SMALL, "extraArgs": ["--dtype", "float32"]}
 
@@ -115,7 +116,7 @@ def test_killed_worker_is_replaced_and_serves_again(workspace: Workspace, disagg
 def test_rolling_edit_under_constant_traffic_fails_no_request(workspace: Workspace, aggregated: str) -> None:
     before, revision = uids(workspace.pods(aggregated, "agg")), workspace.revision(aggregated)
     with workspace.traffic(aggregated) as result:
-        workspace.apply(model_deployment(aggregated, limits={"maxNewTokens": 200}))
+        workspace.apply(model_deployment(aggregated, limits=LIMITS))
         workspace.wait_settled(aggregated)
     assert result["failures"] == []
     assert result["sent"] > 25
@@ -138,7 +139,8 @@ def test_new_revision_under_constant_traffic_fails_no_request(workspace: Workspa
 def test_router_roll_under_constant_traffic_fails_no_request(workspace: Workspace, aggregated: str) -> None:
     routers = [pod for pod in uids(workspace.pods(aggregated)).items() if "router" in pod[0]]
     with workspace.traffic(aggregated) as result:
-        workspace.apply(model_deployment(aggregated, router={"resources": SMALL, "policy": "roundRobin"}))
+        router = {"resources": SMALL, "policy": "roundRobin"}
+        workspace.apply(model_deployment(aggregated, limits=LIMITS, router=router))
         workspace.wait_settled(aggregated)
         workspace.wait_until(
             lambda: not set(routers) & set(uids(workspace.pods(aggregated)).items()), "the router is another one"

@@ -163,8 +163,9 @@ class Workspace:
         """Posts to the deployment's address from the client pod, one request after the other."""
         return self._answers("post", self._url(name, path), *map(json.dumps, bodies))
 
-    def assert_recites(self, name: str, texts: Sequence[str] = passages()[:1]) -> None:
-        """Passages come back word for word from their beginnings."""
+    def assert_recites(self, name: str, texts: Sequence[str] = ()) -> None:
+        """Passages (by default the first one) come back word for word from their beginnings."""
+        texts = texts or passages()[:1]
         bodies = [completion(name, prompt_of(text), max_tokens=160) for text in texts]
         answers = self.post(name, "/v1/completions", *bodies)
         for text, answer in zip(texts, answers, strict=True):
