@@ -16,10 +16,11 @@ demo: .venv/.ready ## Make a small model, run it disaggregated as local processe
 	@$(PY) -m demo
 
 test: .venv/.ready ## All tests; what cannot run here is skipped with the reason
-	$(TEST_ENV) $(PY) -m pytest tests
+	$(TEST_ENV) $(PY) -m pytest tests/unit -n auto
+	$(TEST_ENV) $(PY) -m pytest tests/integration tests/e2e
 
 test-unit: .venv/.ready ## Tests that need no services
-	$(TEST_ENV) $(PY) -m pytest tests/unit
+	$(TEST_ENV) $(PY) -m pytest tests/unit -n auto
 
 test-integration: .venv/.ready ## Tests against a real API server
 	$(TEST_ENV) $(PY) -m pytest tests/integration

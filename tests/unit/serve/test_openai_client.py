@@ -18,6 +18,12 @@ MESSAGES = [{"role": "user", "content": "the quick"}]
 
 @pytest.fixture
 async def server(llama: LoadedModel) -> AsyncIterator[LiveServer]:
+    async with live_server(tiny.settings(Path("x")), replace(llama, eos_ids=frozenset())) as live:
+        yield live
+
+
+@pytest.fixture
+async def impatient(llama: LoadedModel) -> AsyncIterator[LiveServer]:
     settings = tiny.settings(Path("x"), generation={"TIMEOUT_SECONDS": 0.2})
     async with live_server(settings, replace(llama, eos_ids=frozenset())) as live:
         yield live
@@ -53,9 +59,7 @@ async def test_answers_and_streams_are_understood(client: openai.AsyncOpenAI) ->
     assert [model.id async for model in client.models.list()] == ["tiny"]
 
 
-async def test_errors_arrive_as_its_exceptions_and_timeouts_are_not_retried(
-    client: openai.AsyncOpenAI, server: LiveServer
-) -> None:
+async def test_errors_arrive_as_its_exceptions(client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         await client.completions.create(model="other", prompt="x")
     with pytest.raises(openai.BadRequestError, match="tools") as refused:
@@ -63,10 +67,15 @@ async def test_errors_arrive_as_its_exceptions_and_timeouts_are_not_retried(
             model="tiny", messages=MESSAGES, tools=[{"type": "function", "function": {"name": "f"}}]
         )
     assert refused.value.param == "tools"
+
+
+async def test_timeouts_are_not_retried(impatient: LiveServer) -> None:
+    client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{impatient.port}/v1", api_key="none")
     with pytest.raises(openai.InternalServerError, match="was stopped") as late:
         await client.completions.create(model="tiny", prompt="x", max_tokens=512)
     assert late.value.status_code == 504
-    assert await server.metric('tandem_requests_total{path="/v1/completions",status="504"}') == 1
+    assert await impatient.metric('tandem_requests_total{path="/v1/completions",status="504"}') == 1
     with pytest.raises(openai.APIError, match="was stopped"):
         async for _ in await client.completions.create(model="tiny", prompt="x", max_tokens=512, stream=True):
             pass
+    await client.close()
