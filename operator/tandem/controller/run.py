@@ -26,7 +26,7 @@ from tandem.kube.verify import WatchStuck
 logger = logging.getLogger(__name__)
 
 FINISH_SECONDS = 8.0
-CLOSE_SECONDS = 3.0
+CLOSE_SECONDS = 2.0
 
 
 class LeaseLost(Exception):
@@ -118,26 +118,27 @@ async def _operate(settings: OperatorSettings, clock: Clock) -> None:
 
 async def _lead(controller: Controller, lease: _Leadership, stop: _Stop) -> None:
     """Works until asked to end; raises when the lease is lost or a watch has failed."""
-    # Kopf ends every task that is younger than itself when it ends: ours are made before it runs.
-    tasks = [
-        asyncio.create_task(stop.wait(), name="stop"),
-        asyncio.create_task(lease.lost(), name="lease"),
-        asyncio.create_task(controller.work(), name="work"),
-        asyncio.create_task(controller.watch(), name="watch"),
-        asyncio.create_task(_take_signals_back(controller, stop), name="signals"),
-    ]
+    watch = asyncio.create_task(controller.watch(), name="watch")
+    signals = asyncio.create_task(_take_signals_back(controller, stop), name="signals")
+    ends = [asyncio.create_task(work) for work in (stop.wait(), lease.lost(), controller.work())]
     try:
-        done, _ = await asyncio.wait(tasks[:-1], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({watch, *ends}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
         await controller.finish(FINISH_SECONDS)
         await lease.release()
+        # Kopf waits for every task that is younger than itself: ours end before it.
+        await _cancelled(signals, *ends)
         controller.close()
-        await asyncio.wait({tasks[3]}, timeout=CLOSE_SECONDS)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait({watch}, timeout=CLOSE_SECONDS)
+        await _cancelled(watch)
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _take_signals_back(controller: Controller, stop: _Stop) -> None:

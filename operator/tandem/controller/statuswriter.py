@@ -27,7 +27,8 @@ class StatusWriter:
         self._pending: dict[Ref, float] = {}
 
     async def write(self, entry: Entry, about: Mapping[str, Any], status: Mapping[str, Any]) -> float | None:
-        """Brings the status of `about` to `status`; returns seconds to call again after when it waits for more."""
+        """Brings the status of `about` to `status`; returns seconds to call again after, if any: when it waits for
+        more, or at once when somebody else has changed the object meanwhile."""
         before = about.get("status") or {}
         patch = merge_patch(before, status)
         if not patch:
@@ -51,11 +52,17 @@ class StatusWriter:
         change = transition(before, status)
         if change is not None:
             await self._recorder.record(about, change)
-        return None
+        return None if _is_as_expected(answer, about, status) else 0.0
 
     def forget(self, ref: Ref) -> None:
         """Drops what is remembered of an object that is gone."""
         self._pending.pop(ref, None)
+
+
+def _is_as_expected(answer: Mapping[str, Any], about: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Whether nobody else has changed the object in between: with the answer in the cache, no event would tell."""
+    same_spec = answer["metadata"].get("generation") == about["metadata"].get("generation")
+    return same_spec and not merge_patch(answer.get("status") or {}, status)
 
 
 def _is_urgent(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

@@ -21,8 +21,8 @@ class LeaseTimes:
     The gap between the two is the time that its last writes have to end in.
     """
 
-    duration: float = 13.0
-    renew_deadline: float = 9.0
+    duration: float = 12.0
+    renew_deadline: float = 8.0
     retry_period: float = 2.0
     watch_period: float = 1.0
 

@@ -62,9 +62,9 @@ def start(plane: ControlPlane, tmp_path: Path) -> Iterator[Start]:
             process.kill()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
-    """An operator for the whole cluster, shared by tests that leave it as it is."""
+    """An operator for the whole cluster, for all tests of a module that only need it to be there."""
     log = tmp_path_factory.mktemp("operator") / "operator.log"
     process = OperatorProcess(plane.kubeconfig_for(USER, ["system:masters"]), log).start()
     yield process

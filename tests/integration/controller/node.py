@@ -59,8 +59,9 @@ def loading(pod: Object) -> Object:
 class ToldNode:
     """The node, as long as the context lasts. `behave` may be replaced at any time; see `poke`."""
 
-    def __init__(self, api: Api, behave: Behaviour = serving) -> None:
+    def __init__(self, api: Api, behave: Behaviour = serving, *, period: float = 0.05) -> None:
         self._api = api
+        self._period = period
         self.behave = behave
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="told node", daemon=True)
@@ -81,7 +82,7 @@ class ToldNode:
         assert self.failure is None, f"the node has failed: {self.failure!r}"
 
     def _run(self) -> None:
-        while not self._stop.wait(0.05):
+        while not self._stop.wait(self._period):
             try:
                 self._round()
             except (OSError, Refusal):

@@ -93,6 +93,14 @@ class OperatorProcess:
         os.kill(self.handle.pid, signal.SIGKILL)
         self.handle.wait(timeout=10)
 
+    def freeze(self) -> None:
+        """Stops its time, as sleep of the machine would."""
+        os.kill(self.handle.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets its time go on."""
+        os.kill(self.handle.pid, signal.SIGCONT)
+
     def stop(self, timeout: float = 20) -> int:
         """Asks it to end; returns its exit status."""
         if self.handle.poll() is None:
