@@ -32,7 +32,7 @@ from tests.integration.controller.process import OperatorProcess
 
 CRDS = Path(__file__).parents[2] / "crds"
 WRITERS = 16
-IDLE_SECONDS = 10
+IDLE_SECONDS = 60
 SINGLES = 50
 USER = "operator-under-test"
 OWN_WRITES = {"create", "patch", "update", "delete"}

@@ -143,7 +143,7 @@ class LeaderLease:
             self._held = await self._client.create(LEASE, wanted)
             self._fence.renewed(started)
             return self._identity
-        spec = found["spec"]
+        spec = found.get("spec") or {}
         holder = spec.get("holderIdentity") or ""
         if holder and not self._has_expired(found):
             return str(holder)
@@ -157,7 +157,9 @@ class LeaderLease:
         version, now = lease["metadata"]["resourceVersion"], self._clock.monotonic()
         if self._seen is None or self._seen[0] != version:
             self._seen = (version, now)
-        return now - self._seen[1] >= float(lease["spec"].get("leaseDurationSeconds") or self._times.duration)
+        return now - self._seen[1] >= float(
+            (lease.get("spec") or {}).get("leaseDurationSeconds") or self._times.duration
+        )
 
     async def _was_taken(self) -> bool:
         """After a conflict: whether somebody else holds the lease, or only its version has moved."""
@@ -166,7 +168,7 @@ class LeaderLease:
         except ApiError as error:
             return error.is_not_found
         self._held = found
-        return bool(found["spec"].get("holderIdentity") != self._identity)
+        return bool((found.get("spec") or {}).get("holderIdentity") != self._identity)
 
     def _lose(self, why: str) -> str:
         self._fence.close()

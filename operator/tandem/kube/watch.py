@@ -39,12 +39,15 @@ class Watcher:
     async def run(self) -> None:
         """Watches until `stop`; raises when a watch fails for good."""
         namespaces: Collection[str] = [name for name in self._scope if name is not None]
+        # Left to itself Kopf asks for the user's name, which a container's user need not have.
+        identity: Any = "tandem"
         await kopf.operator(
             registry=self._registry(),
             settings=_settings(),
             clusterwide=not namespaces,
             namespaces=namespaces,
             standalone=True,
+            identity=identity,
             stop_flag=self._stop,
             ready_flag=self._started,
         )

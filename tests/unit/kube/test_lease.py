@@ -205,6 +205,19 @@ async def test_the_lease_says_who_holds_it_since_when(
         assert spec["acquireTime"] < spec["renewTime"]
 
 
+async def test_a_lease_that_was_made_without_a_holder_is_free(
+    first: Replica, server: LeaseServer, clock: FakeClock
+) -> None:
+    metadata = {"name": "operator", "namespace": "ns", "labels": {"app.kubernetes.io/managed-by": "Helm"}}
+    server.store("create", {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata})
+    async with running(first):
+        await clock.advance(5)
+        assert first.may_write()
+    held = server.objects["Lease", "ns", "operator"]
+    assert held["spec"]["holderIdentity"] == "first"
+    assert held["metadata"]["labels"] == metadata["labels"]
+
+
 @pytest.mark.parametrize("times", [{"duration": 5}, {"renew_deadline": 1}, {"retry_period": 0}])
 def test_times_that_cannot_work_are_refused(times: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="renew_deadline < duration"):
