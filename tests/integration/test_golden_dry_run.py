@@ -52,6 +52,15 @@ def _pods(build: Build) -> list[dict]:
     ]
 
 
+def _ownerless_accounts(build: Build) -> list[dict]:
+    """The ServiceAccounts of a build, without the owner that does not exist here: the garbage collector would act."""
+    return [
+        item | {"metadata": {key: value for key, value in item["metadata"].items() if key != "ownerReferences"}}
+        for item in build.objects
+        if item["kind"] == "ServiceAccount"
+    ]
+
+
 def _namespace(item: dict) -> str:
     return item["metadata"]["namespace"]
 
@@ -69,8 +78,8 @@ def test_the_api_server_takes_every_object_without_a_warning(case, cluster, cont
 @pytest.mark.parametrize("case", CASES)
 def test_pod_security_restricted_takes_every_pod(case, cluster, control_plane, restricted):
     build = built(case, cluster, namespace=restricted)
-    accounts = [item for item in build.objects if item["kind"] == "ServiceAccount"]
-    control_plane.kubectl(*APPLY, input=_as_list(accounts))  # a pod is refused while its account does not exist
+    # A pod is refused while its account does not exist.
+    control_plane.kubectl(*APPLY, input=_as_list(_ownerless_accounts(build)))
 
     done = control_plane.kubectl(*APPLY, "--dry-run=server", input=_as_list(_pods(build)))
 
@@ -79,7 +88,9 @@ def test_pod_security_restricted_takes_every_pod(case, cluster, control_plane, r
 
 
 def test_the_namespace_does_refuse_what_does_not_meet_the_standard(cluster, control_plane, restricted):
-    (pod, *_) = _pods(built("torch-agg-minimal", cluster, namespace=restricted))
+    build = built("torch-agg-minimal", cluster, namespace=restricted)
+    control_plane.kubectl(*APPLY, input=_as_list(_ownerless_accounts(build)))
+    (pod, *_) = _pods(build)
     del pod["spec"]["securityContext"]
 
     done = control_plane.kubectl(*APPLY, "--dry-run=server", input=_as_list([pod]), check=False)

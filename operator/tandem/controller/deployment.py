@@ -208,6 +208,9 @@ def _verdict(done: _Round, waits: list[float | None]) -> Verdict:
     if _is_passing(outcome):
         asked = max((failure.error.retry_after or 0.0 for failure in outcome.failures), default=0.0)
         return Verdict(failed=True, at_least=asked, again_after=again)
-    if outcome.failures or outcome.not_ours or done.plan.not_ours:
+    if outcome.failures:
         return Verdict(failed=True, at_least=BLOCKED_SECONDS, again_after=again)
+    if outcome.not_ours or done.plan.not_ours:
+        # A steady look, not a back-off: every event of a child would count as one more failure and put it off.
+        return Verdict(again_after=min(BLOCKED_SECONDS, again) if again is not None else BLOCKED_SECONDS)
     return Verdict(again_after=again)
