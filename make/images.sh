@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the two container images with docker or buildah, whichever is there.
-# Usage: make images [TAG=0.1.0] [REGISTRY=localhost] [BASE=python:3.12-slim]
+# Usage: make images [TAG=0.1.0] [REGISTRY=localhost] [BASE=python:3.12-slim] [TORCH_BACKEND=cpu]
 set -eu
 cd "$(dirname "$0")/.."
 tag=${TAG:-0.1.0}
@@ -21,6 +21,10 @@ for image in operator server; do
         operator) file=images/operator/Dockerfile ;;
         server) file=inference_image/Dockerfile ;;
     esac
+    set -- --build-arg "BASE=$base"
+    if [ "$image" = server ] && [ -n "${TORCH_BACKEND:-}" ]; then
+        set -- "$@" --build-arg "TORCH_BACKEND=$TORCH_BACKEND"
+    fi
     echo "== $registry/tandem-$image:$tag"
-    build --build-arg "BASE=$base" -f "$file" -t "$registry/tandem-$image:$tag" .
+    build "$@" -f "$file" -t "$registry/tandem-$image:$tag" .
 done

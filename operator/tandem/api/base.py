@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -17,13 +18,24 @@ API_VERSION = f"{API_GROUP}/v1alpha1"
 DnsLabel = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 DnsName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 SecretKey = Annotated[str, Field(max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+# Of k8s.io/apimachinery/pkg/api/resource, without the sign: the API server fails on other texts deep inside an apply.
+_QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+
+
+def _check_quantity(value: int | str) -> int | str:
+    if re.match(_QUANTITY, str(value)) is None:
+        raise PydanticCustomError("quantity", "this is no quantity: write a number with a unit, like 2, 500m or 4Gi")
+    return value
+
+
 Quantity = Annotated[
     int | str,
     Field(
         union_mode="left_to_right",
-        json_schema_extra={"x-kubernetes-int-or-string": True},
+        json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": _QUANTITY},
         description="A Kubernetes quantity: 2, 500m, 4Gi.",
     ),
+    AfterValidator(_check_quantity),
 ]
 
 

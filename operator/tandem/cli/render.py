@@ -37,6 +37,9 @@ def command(*, file: Path, output: Path | None, **cluster: Any) -> None:
     for built in builds:
         for warning in built.warnings:
             click.echo(f"warning: {warning}", err=True)
+    if output is not None and str(output) in ("yaml", "json"):
+        fix = f"Leave -o out for YAML on standard output, or write ./{output}."
+        raise refuse("-o", str(output), "this is a directory's name here, and most likely meant as a format", fix)
     if output is None:
         click.echo("".join(to_yaml(built) for built in builds), nl=False)
         return

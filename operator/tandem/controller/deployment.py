@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,10 @@ from tandem.kube.clock import Clock
 
 # Objects of others that stand in the way carry no label of ours: nobody tells when they are gone.
 BLOCKED_SECONDS = 10.0
+# Failures in a row that are taken for passing ones. The API server also answers 500 to some texts it cannot convert.
+QUIET_TRIES = 4
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class DeploymentReconciler:
         self._texts = ConfigTexts(client, clock)
         self._hints = HintReader(client, clock)
         self._ledgers = Ledgers()
+        self._quiet: dict[Ref, int] = {}
 
     async def reconcile(self, ref: Ref) -> Verdict:
         """One round for the deployment `ref`. Raises ApiError and Fenced."""
@@ -97,7 +103,7 @@ class DeploymentReconciler:
             done = await self._act(entry, wish.deployment, wish.rendered, observed, ledger)
             observed = self._observe(ref, entry)
         write_again = None
-        if not _is_passing(done.outcome):
+        if not self._keeps_quiet(ref, done.outcome):
             situation = self._situation(entry, document, wish, observed, done)
             status = next_status(situation, document.get("status") or {}, now=self._clock.now())
             write_again = await self._statuses.write(entry, document, status)
@@ -165,7 +171,18 @@ class DeploymentReconciler:
             cluster_domain=self._cluster_domain,
         )
 
+    def _keeps_quiet(self, ref: Ref, outcome: Outcome) -> bool:
+        """Whether what went wrong will most likely have passed by the next try: told only when it does not pass."""
+        if not _is_passing(outcome):
+            self._quiet.pop(ref, None)
+            return False
+        tries = self._quiet[ref] = self._quiet.get(ref, 0) + 1
+        if tries == QUIET_TRIES:
+            logger.warning("%s: writes keep failing: %s", ref, [str(failure.error) for failure in outcome.failures])
+        return tries < QUIET_TRIES
+
     def _forget(self, ref: Ref) -> None:
+        self._quiet.pop(ref, None)
         self._renderer.forget(ref.namespace, ref.name)
         self._statuses.forget(ref)
         self._ledgers.forget(ref)

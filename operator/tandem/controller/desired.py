@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
 from tandem.api.deployment import ModelDeployment
@@ -111,7 +112,7 @@ def compact(built: Build) -> Rendered:
     parameters = [
         {
             "role": value.role,
-            "name": value.name,
+            "name": to_camel(value.name),
             "value": _text(value.value),
             "source": value.source,
             "detail": value.detail,

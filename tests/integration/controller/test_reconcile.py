@@ -208,6 +208,15 @@ def test_objects_of_others_are_not_touched(plane: ControlPlane, space: Space, wh
     assert space.api.get(kind, space.namespace, name)["metadata"]["ownerReferences"]
 
 
+def test_a_write_that_the_api_server_fails_on_again_and_again_is_told(plane: ControlPlane, space: Space) -> None:
+    overlay = {"spec": {"containers": [{"name": "server", "resources": {"requests": {"cpu": "lots"}}}]}}
+    space.create(model=AGG["model"], roles={"agg": {"podTemplate": overlay}})
+
+    status = space.wait_condition("Rendered", "False", "ApplyFailed", timeout=30)
+
+    assert "quantities must match" in condition({"status": status}, "Ready")["message"]
+
+
 def test_a_refused_spec_is_told_and_what_runs_stays(plane: ControlPlane, space: Space) -> None:
     space.create(**AGG)
     space.wait_applied()
