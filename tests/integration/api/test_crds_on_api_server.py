@@ -135,6 +135,11 @@ def test_scale_sets_the_generating_roles_replicas(control_plane, server, namespa
             {"virtualModel": "m", "chain": [{"name": "a", "openai": {"baseUrl": "https://x/v1", "apiKey": "t"}}]},
             "put it in a Secret and name it in secretRef",
         ),
+        (
+            "ModelDeployment",
+            {"model": SOURCE, "roles": {"agg": {"resources": {"requests": {"cpu": "lots"}}}}},
+            "spec.roles.agg.resources.requests.cpu",
+        ),
         ("ModelBlueprint", {}, "give exactly one of from or design"),
     ],
 )

@@ -210,7 +210,7 @@ def test_objects_of_others_are_not_touched(plane: ControlPlane, space: Space, wh
 
 def test_a_write_that_the_api_server_fails_on_again_and_again_is_told(plane: ControlPlane, space: Space) -> None:
     overlay = {"spec": {"containers": [{"name": "server", "resources": {"requests": {"cpu": "lots"}}}]}}
-    space.create(model=AGG["model"], roles={"agg": {"podTemplate": overlay}})
+    space.create(roles={"agg": {"podTemplate": overlay}})
 
     status = space.wait_condition("Rendered", "False", "ApplyFailed", timeout=30)
 
