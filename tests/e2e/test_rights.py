@@ -36,20 +36,22 @@ SELECTOR = f"tandem.dev/deployment={NAME}"
 
 @pytest.fixture(scope="module")
 def exercised(workspace: Workspace) -> Iterator[None]:
-    """Everything that the operator ever does, once; with a worker that never starts, so that it takes seconds."""
+    """Everything that the operator ever does, once; without workers, or with one that never starts: quick."""
+    routers = {"replicas": 2, "resources": SMALL}
+    workspace.apply(model_deployment(NAME, roles={"agg": {"replicas": 0}}, router=routers))
+    workspace.wait_until(lambda: len(kinds(workspace)) == CHILDREN.count(",") + 1, "each kind of child is there")
+    repair_every_kind(workspace)
+    # While a worker starts, nothing is pruned that it might need.
+    remove_left_overs(workspace)
     volumes = [{"name": "absent", "configMap": {"name": "no-such-config-map"}}]
     server = {"name": "server", "volumeMounts": [{"name": "absent", "mountPath": "/absent"}]}
     stuck = {"replicas": 1, "podTemplate": {"spec": {"volumes": volumes, "containers": [server]}}}
-    routers = {"replicas": 2, "resources": SMALL}
     workspace.apply(model_deployment(NAME, roles={"agg": stuck}, router=routers))
-    workspace.wait_until(lambda: len(kinds(workspace)) == CHILDREN.count(",") + 1, "each kind of child is there")
     # Only Events tell why a volume is not mounted.
     workspace.wait_until(
         lambda: "no-such-config-map" in workspace.root_cause(NAME).get("message", ""),
         "the missing ConfigMap is told",
     )
-    repair_every_kind(workspace)
-    remove_left_overs(workspace)
     both = {"roles": {"prefill": {"replicas": 0}, "decode": {"replicas": 0}}}
     workspace.apply(model_deployment(NAME, mode="disagg", **both))
     workspace.wait_until(lambda: not workspace.list("deployments", f"{SELECTOR},tandem.dev/role=agg"), "agg is pruned")

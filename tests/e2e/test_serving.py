@@ -146,7 +146,8 @@ def test_router_roll_under_constant_traffic_fails_no_request(workspace: Workspac
             lambda: not set(routers) & set(uids(workspace.pods(aggregated)).items()), "the router is another one"
         )
     assert result["failures"] == []
-    assert result["sent"] > 25
+    # Five a second, and a router rolls in a few seconds.
+    assert result["sent"] > 10
 
 
 def test_switch_to_disaggregated_mode_leaves_nothing_of_the_old(workspace: Workspace, aggregated: str) -> None:
