@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 
 from tandem.api.base import API_GROUP
 from tandem.api.deployment import DeploymentSpec, ModelDeployment
+from tandem.api.generated import write_or_check
 from tandem.api.resources import (
     BlueprintSpec,
     BlueprintStatus,
@@ -184,23 +184,7 @@ def _to_yaml(document: Mapping[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Writes the CRDs to a directory, or with --check tells which files there are stale (exit 1)."""
-    check = "--check" in arguments
-    directory = Path(next((argument for argument in arguments if not argument.startswith("-")), "crds"))
-    texts = crd_texts()
-    if check:
-        stale = [name for name, text in texts.items() if not _same(directory / name, text)]
-        for name in stale:
-            print(f"{directory / name} is stale: run make generated", file=sys.stderr)
-        return 1 if stale else 0
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (directory / name).write_text(text, encoding="utf-8")
-        print(f"{directory / name} {len(text.encode()) / 1024:.0f} KB")
-    return 0
-
-
-def _same(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_text(encoding="utf-8") == text
+    return write_or_check(crd_texts(), arguments, default="crds")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from tandem.api.crd import KINDS, Kind, crd
+from tandem.api.generated import write_or_check
 
 Schema = dict[str, Any]
 _NOTE = "<!-- generated from the models by python -m tandem.api.reference: do not edit -->"
@@ -89,20 +89,7 @@ def _table(rows: Iterator[tuple[str, str, str, str]]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Writes the pages, or with --check tells which are stale (exit 1)."""
-    directory = Path(next((argument for argument in arguments if not argument.startswith("-")), "docs/reference"))
-    if "--check" not in arguments:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in pages().items():
-            (directory / name).write_text(text, encoding="utf-8")
-        return 0
-    stale = [name for name, text in pages().items() if not _same(directory / name, text)]
-    for name in stale:
-        print(f"{directory / name} is stale: run make generated", file=sys.stderr)
-    return 1 if stale else 0
-
-
-def _same(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_text(encoding="utf-8") == text
+    return write_or_check(pages(), arguments, default="docs/reference")
 
 
 if __name__ == "__main__":
