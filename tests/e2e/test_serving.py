@@ -137,8 +137,9 @@ def test_new_revision_under_constant_traffic_fails_no_request(workspace: Workspa
 
 
 def test_router_roll_under_constant_traffic_fails_no_request(workspace: Workspace, aggregated: str) -> None:
+    # A router rolls in a few seconds: more requests than elsewhere fall into them.
     routers = [pod for pod in uids(workspace.pods(aggregated)).items() if "router" in pod[0]]
-    with workspace.traffic(aggregated) as result:
+    with workspace.traffic(aggregated, rate=10) as result:
         router = {"resources": SMALL, "policy": "roundRobin"}
         workspace.apply(model_deployment(aggregated, limits=LIMITS, router=router))
         workspace.wait_settled(aggregated)
@@ -146,8 +147,7 @@ def test_router_roll_under_constant_traffic_fails_no_request(workspace: Workspac
             lambda: not set(routers) & set(uids(workspace.pods(aggregated)).items()), "the router is another one"
         )
     assert result["failures"] == []
-    # Five a second, and a router rolls in a few seconds.
-    assert result["sent"] > 10
+    assert result["sent"] > 25
 
 
 def test_switch_to_disaggregated_mode_leaves_nothing_of_the_old(workspace: Workspace, aggregated: str) -> None:
