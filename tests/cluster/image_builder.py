@@ -77,9 +77,14 @@ class ImageBuilder:
         if store.has(tag, image_id):
             return
         if known := store.layers(tag):
-            with self._locked():
-                self._send_changes(known, image_id=image_id, tag=tag, store=store)
-            return
+            try:
+                with self._locked():
+                    self._send_changes(known, image_id=image_id, tag=tag, store=store)
+            except RigError as error:
+                # A store whose run was broken off may lack what its records name.
+                self.progress(f"{error}; all of it is sent")
+            else:
+                return
         self.progress(f"importing {tag} into the node")
         push = [*self._buildah, "push", "--quiet", image_id, f"docker-archive:/dev/stdout:{tag}"]
         with self._locked(), tempfile.TemporaryFile() as errors:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -117,10 +118,28 @@ class ImageStore:
     def import_stream(self, stream: IO[bytes], *, tag: str, content: str) -> None:
         """Imports an archive that holds the image `tag` from a pipe or file. Raises RigError."""
         command = [*self.ctr, "images", "import", "-"]
-        done = subprocess.run(command, stdin=stream, capture_output=True, text=True, check=False)
+        with self._earlier_state_kept(tag):
+            done = subprocess.run(command, stdin=stream, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RigError(f"importing {tag} failed: {done.stderr.strip()[-2000:]}")
         run([*self.ctr, "images", "label", tag, f"{CONTENT_LABEL}={content}"])
+
+    @contextlib.contextmanager
+    def _earlier_state_kept(self, tag: str) -> Iterator[None]:
+        """Keeps what the name `tag` stands for under a second name, so that the layers the two states share stay.
+
+        An import gives the name to the new state first and unpacks afterwards, over the layers it finds. Containerd's
+        garbage collection, which every import starts, could take these away in between: nothing held them any more.
+        """
+        if not run([*self.ctr, "images", "list", "-q", f"name=={tag}"]).strip():
+            yield
+            return
+        second = f"{tag}.before"
+        run([*self.ctr, "images", "tag", "--force", tag, second])
+        try:
+            yield
+        finally:
+            run([*self.ctr, "images", "delete", second])
 
     def import_archive(self, archive: Path) -> list[str]:
         """Imports a docker-archive unless its very content was imported before; returns the tags in it."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import urllib.request
+from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster.images import ImageStore
+from tests.cluster.machine import run
 from tests.cluster.node import NodeCluster
 
 pytestmark = pytest.mark.e2e
@@ -167,6 +171,27 @@ def test_image_is_imported_again_only_when_it_changed(
     (context / "probe.py").write_text(f"# {tmp_path.name} {os.getpid()}\n")
     node_cluster.build_image(context=context, tag=tag, build_args=arguments)
     assert imported == [tag]
+
+
+def test_image_that_the_node_has_only_in_part_is_sent_whole(
+    node_cluster: NodeCluster, probe_image: str, tmp_path: Path
+) -> None:
+    tag, changing, ctr = "localhost/rig-probe-partial:1", tmp_path / "changing", node_cluster.images.ctr
+    (tmp_path / "Dockerfile").write_text(f"FROM {probe_image}\nCOPY changing /\n")
+    changing.write_text(f"first {tmp_path} {os.getpid()}")
+    node_cluster.build_image(context=tmp_path, tag=tag)
+    *_, own = node_cluster.images.layers(tag)
+    top = chain(node_cluster.builder.layers(tag))
+    run([*ctr, "snapshots", "remove", top])
+    run([*ctr, "content", "delete", own])
+    (tmp_path / "Dockerfile").open("a").write("ENV CHANGED=1\n")
+    node_cluster.build_image(context=tmp_path, tag=tag)
+    assert top in run([*ctr, "snapshots", "list"]).split()
+
+
+def chain(layers: Iterable[str]) -> str:
+    """The name of the snapshot of these (uncompressed) layers, as the OCI image specification defines a chain ID."""
+    return reduce(lambda below, layer: f"sha256:{hashlib.sha256(f'{below} {layer}'.encode()).hexdigest()}", layers)
 
 
 def test_node_leaves_the_settings_of_this_computer_alone(node_cluster: NodeCluster) -> None:
