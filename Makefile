@@ -4,7 +4,8 @@ PY := .venv/bin/python
 # One thread of torch per test process: two spinning threads beside a busy neighbour are far slower.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help demo test test-unit test-integration test-e2e lint format bench images generated cluster-up cluster-down clean
+.PHONY: help demo test test-unit test-integration test-e2e lint format bench images generated \
+	cluster-up cluster-images cluster-down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -35,14 +36,16 @@ lint: .venv/.ready ## Style, types, imports, freshness of generated files
 	.venv/bin/lint-imports --no-cache
 	$(PY) -m tandem.api.crd --check crds
 	$(PY) -m tandem.api.reference --check docs/reference
+	$(PY) make/torch_constraints.py --check
 
 format: .venv/.ready ## Put files into shape
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-generated: .venv/.ready ## Write again what is generated from the models: CRDs, reference
+generated: .venv/.ready ## Write again what is generated: CRDs, reference, torch's part of constraints.txt
 	$(PY) -m tandem.api.crd crds
 	$(PY) -m tandem.api.reference docs/reference
+	$(PY) make/torch_constraints.py
 
 bench: .venv/.ready ## Benchmarks, as JSON under build/bench/
 	$(PY) -m tests.bench
@@ -50,8 +53,11 @@ bench: .venv/.ready ## Benchmarks, as JSON under build/bench/
 images: ## Container images of operator and server (docker or buildah)
 	make/images.sh
 
-cluster-up: .venv/.ready ## A real cluster on this machine; prints the KUBECONFIG line
+cluster-up: .venv/.ready ## A real cluster on this machine; prints how to use it
 	@$(PY) -m tests.cluster up
+
+cluster-images: .venv/.ready ## Build both images and bring them into that cluster; prints the helm line
+	@$(PY) -m tests.cluster images
 
 cluster-down: .venv/.ready ## Stop what cluster-up started
 	@$(PY) -m tests.cluster down

@@ -10,21 +10,17 @@ base=${BASE:-python:3.12-slim}
 if docker info >/dev/null 2>&1; then
     build() { docker build "$@"; }
 elif command -v buildah >/dev/null 2>&1; then
-    build() { buildah bud --isolation chroot "$@"; }
+    build() { buildah bud --isolation chroot --layers "$@"; }
 else
     echo "error: neither a running docker engine nor buildah was found. Install one of them (Debian: apt-get install buildah)." >&2
     exit 1
 fi
 
 for image in operator server; do
-    case $image in
-        operator) file=images/operator/Dockerfile ;;
-        server) file=inference_image/Dockerfile ;;
-    esac
     set -- --build-arg "BASE=$base"
     if [ "$image" = server ] && [ -n "${TORCH_BACKEND:-}" ]; then
         set -- "$@" --build-arg "TORCH_BACKEND=$TORCH_BACKEND"
     fi
     echo "== $registry/tandem-$image:$tag"
-    build "$@" -f "$file" -t "$registry/tandem-$image:$tag" .
+    build "$@" -f images/Dockerfile --target "$image" -t "$registry/tandem-$image:$tag" .
 done

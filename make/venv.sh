@@ -35,7 +35,7 @@ install() { "$uv" pip install --quiet --python .venv/bin/python -c constraints.t
 
 python=$(find_python)
 uv=$(find_uv)
-echo "setting up .venv ($($python --version), extras: $extras); torch makes the first time slow"
+echo "setting up .venv ($($python --version), extras: $extras); torch makes the first time slow" >&2
 [ -x .venv/bin/python ] || "$uv" venv --quiet --python "$python" .venv
 if has_gpu || ! install --torch-backend cpu 2>build/venv-cpu.log; then
     install

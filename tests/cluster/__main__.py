@@ -1,4 +1,4 @@
-"""`python -m tests.cluster up|down|status|build`: a cluster for a person, and the programs for one."""
+"""`python -m tests.cluster up|images|down|status|build`: a cluster for a person, and what one needs in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from tests.cluster import detached
 from tests.cluster.binaries import PROGRAMS, Binaries
 from tests.cluster.errors import RigError, Unavailable
+from tests.cluster.project_images import CHART, REGISTRY, ROOT, chart_version
 
 
 def main() -> int:
@@ -36,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
             help="with or without a node that runs pods (needs root); default: where this computer can",
         )
         command.set_defaults(run=run)
+    images = commands.add_parser("images", help="build the project's images and bring them into the cluster that is up")
+    images.set_defaults(run=_images)
     commands.add_parser("down", help="end the cluster that `up` started").set_defaults(run=_down)
     commands.add_parser("status", help="exit 0 when a cluster is up").set_defaults(run=_status)
     commands.add_parser("build", help="build all programs into the cache").set_defaults(run=_build)
@@ -49,6 +52,16 @@ def _up(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     detached.serve(node=arguments.node)
+    return 0
+
+
+def _images(_: argparse.Namespace) -> int:
+    record = detached.Record.read()
+    if record is None:
+        raise RigError("no cluster is up; make cluster-up starts one")
+    tags = detached.bring_images(record, tag=chart_version())
+    print(f"# on the node: {', '.join(tags)}")
+    print(f"helm install tandem {CHART.relative_to(ROOT)} -n tandem --create-namespace --set image.registry={REGISTRY}")
     return 0
 
 
@@ -75,8 +88,8 @@ def _build(_: argparse.Namespace) -> int:
 
 def _show(record: detached.Record) -> None:
     pods = "runs pods" if record.has_node else "has no node, so pods stay Pending"
-    print(f"# a cluster is up (process {record.server.pid}); it {pods}")
-    print(f"# kubectl, helm and kubeconform: export PATH={record.programs}:$PATH")
+    print(f"# a cluster is up (process {record.server.pid}); it {pods}. kubectl and helm are in this path:")
+    print(f"export PATH={record.programs}:$PATH")
     print(f"export KUBECONFIG={record.kubeconfig}")
 
 

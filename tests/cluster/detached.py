@@ -17,13 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.cluster.binaries import Binaries, print_progress
+from tests.cluster.binaries import Binaries, Progress, print_progress
 from tests.cluster.client import ClusterClient
 from tests.cluster.control_plane import running_control_plane
 from tests.cluster.errors import RigError, Unavailable
 from tests.cluster.identity import ProcessIdentity, end_processes
-from tests.cluster.node import running_node_cluster
+from tests.cluster.node import NodeCluster, image_builder, image_store, kept_folder, running_node_cluster
+from tests.cluster.project_images import build_project_images
 from tests.cluster.rundir import runs_root, sweep
 
 START_SECONDS = 900.0
@@ -37,7 +39,10 @@ class Record:
     server: ProcessIdentity
     kubeconfig: str
     programs: str
+    """Folders with kubectl and helm, as a part of a search path."""
     has_node: bool
+    containerd: str = ""
+    """The socket of the node's container runtime."""
 
     @classmethod
     def read(cls) -> Record | None:
@@ -88,6 +93,24 @@ def up(*, node: bool | None) -> Record:
         raise
 
 
+def bring_images(record: Record, *, tag: str, progress: Progress = print_progress) -> tuple[str, ...]:
+    """Builds the project's images and imports them into the node of the cluster that is up; returns their names.
+
+    Raises Unavailable when it has no node, RigError when a build fails.
+    """
+    if not record.has_node:
+        raise Unavailable("the cluster that is up has no node that could run images (it needs root)")
+    builder = image_builder(kept_folder(), progress)
+    store = image_store(Path(record.containerd))
+
+    def build(*, tag: str, **options: Any) -> str:
+        image_id = builder.build(tag=tag, **options)
+        builder.send(image_id=image_id, tag=tag, store=store)
+        return tag
+
+    return build_project_images(build, base=builder.base_image(), tag=tag)
+
+
 def down() -> bool:
     """Ends the cluster that `up` started, and only that; False when none is up."""
     record = Record.read()
@@ -103,12 +126,13 @@ def serve(*, node: bool | None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     binaries = Binaries.from_environment()
     try:
-        with _cluster(binaries, node) as (cluster, has_node):
+        with _cluster(binaries, node) as cluster:
             Record(
                 server=ProcessIdentity.of(os.getpid()),
                 kubeconfig=str(cluster.kubeconfig),
-                programs=str(cluster.bin("kubectl").parent),
-                has_node=has_node,
+                programs=_programs(cluster),
+                has_node=isinstance(cluster, NodeCluster),
+                containerd=str(cluster.socket) if isinstance(cluster, NodeCluster) else "",
             ).write()
             while True:
                 signal.pause()
@@ -117,18 +141,28 @@ def serve(*, node: bool | None) -> None:
 
 
 @contextmanager
-def _cluster(binaries: Binaries, node: bool | None) -> Iterator[tuple[ClusterClient, bool]]:
+def _cluster(binaries: Binaries, node: bool | None) -> Iterator[ClusterClient]:
     if node is not False:
         try:
             with running_node_cluster(binaries, purpose="make cluster-up", lasting=True) as cluster:
-                yield cluster, True
+                yield cluster
                 return
         except Unavailable as error:
             if node:
                 raise
             print_progress(f"without a node: {error.reason}")
     with running_control_plane(binaries) as plane:
-        yield plane, False
+        yield plane
+
+
+def _programs(cluster: ClusterClient) -> str:
+    """The folders with kubectl and helm, as a part of a search path; helm is built when it is missing."""
+    folders = [cluster.bin("kubectl").parent]
+    try:
+        folders.append(cluster.bin("helm").parent)
+    except (Unavailable, RigError) as error:
+        print_progress(f"without helm: {error}")
+    return os.pathsep.join(dict.fromkeys(map(str, folders)))
 
 
 def _wait_for_record(server: subprocess.Popen[bytes], log: Path) -> Record:

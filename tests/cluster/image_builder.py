@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -25,6 +26,8 @@ from tests.cluster.packages import BUILD_NEEDS, ensure, find_program
 BASE_SUITE = "bookworm"
 BASE_PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates")
 STEPS_KEPT_SECONDS = 3600
+SHOWN_OF_A_STEP = 100
+_STEP = re.compile(r"(?:(\[\d+/\d+]) )?STEP \d+/\d+: ((?:FROM|RUN|COPY|ADD) .*)")
 # A build downloads as this computer does: it trusts the same authorities.
 HOST_CERTIFICATES = Path("/etc/ssl/certs")
 
@@ -50,10 +53,16 @@ class ImageBuilder:
                 self._make_base(tag, packages)
         return tag
 
-    def build(self, *, context: Path, dockerfile: Path, tag: str, build_args: Mapping[str, str]) -> str:
-        """Builds an image and returns its id, which stands for its content. Raises Unavailable, RigError."""
+    def build(
+        self, *, context: Path, dockerfile: Path, tag: str, build_args: Mapping[str, str], target: str = ""
+    ) -> str:
+        """Builds an image and returns its id, which stands for its content. Raises Unavailable, RigError.
+
+        `target` is the stage to build; empty: the last one.
+        """
         self._ensure_programs()
         arguments = [f"--build-arg={name}={value}" for name, value in build_args.items()]
+        arguments += [f"--target={target}"] if target else []
         volume = [f"--volume={HOST_CERTIFICATES}:{HOST_CERTIFICATES}:ro"] if HOST_CERTIFICATES.is_dir() else []
         options = ["--isolation=chroot", "--network=host", "--layers", *volume, *arguments]
         command = [*self._buildah, "bud", *options, f"--file={dockerfile}", f"--tag={tag}", str(context)]
@@ -61,9 +70,7 @@ class ImageBuilder:
         with self._locked():
             # Containers of builds that were broken off; under the lock there is no other build.
             subprocess.run([*self._buildah, "rm", "--all"], capture_output=True, check=False)
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                raise RigError(f"building {tag} failed:\n{(done.stdout + done.stderr)[-6000:]}")
+            self._follow(command, tag)
             self._prune()
             return self._image_id(tag)
 
@@ -127,6 +134,18 @@ class ImageBuilder:
                         writer.add(layout / part, arcname=part)
                 archive.seek(0)
                 store.import_stream(archive, tag=tag, content=image_id)
+
+    def _follow(self, command: Sequence[str], tag: str) -> None:
+        """Runs a build and tells each step as it begins; steps that are there already take no time."""
+        lines: list[str] = []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as building:
+            assert building.stdout is not None
+            for line in building.stdout:
+                lines.append(line)
+                if step := _STEP.match(line):
+                    self.progress(f"  {step[1]} {' '.join(step[2].split())[:SHOWN_OF_A_STEP]}")
+        if building.returncode != 0:
+            raise RigError(f"building {tag} failed:\n{''.join(lines)[-6000:]}")
 
     def _prune(self) -> None:
         """Removes steps of earlier builds that no image is made of any more; recent ones make the next build quick."""

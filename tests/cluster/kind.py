@@ -66,10 +66,20 @@ class KindCluster(ClusterClient):
         run(["kind", "load", "image-archive", str(archive), "--name", CLUSTER_NAME])
 
     def build_image(
-        self, *, context: Path, tag: str, dockerfile: Path | None = None, build_args: Mapping[str, str] | None = None
+        self,
+        *,
+        context: Path,
+        tag: str,
+        dockerfile: Path | None = None,
+        build_args: Mapping[str, str] | None = None,
+        target: str = "",
     ) -> str:
-        """Builds a Dockerfile (default: the one in `context`) and imports the result as `tag`; returns `tag`."""
+        """Builds a stage (default: the last) of a Dockerfile (default: the one in `context`) and imports it as `tag`.
+
+        Returns `tag`. Raises RigError.
+        """
         arguments = [f"--build-arg={name}={value}" for name, value in (build_args or {}).items()]
+        arguments += [f"--target={target}"] if target else []
         file = dockerfile or context / "Dockerfile"
         run(["docker", "build", f"--file={file}", f"--tag={tag}", *arguments, str(context)])
         run(["kind", "load", "docker-image", tag, "--name", CLUSTER_NAME])

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster import node_files
-from tests.cluster.binaries import CONTROL_PLANE_PROGRAMS, NODE_PROGRAMS, Binaries, cache_root
+from tests.cluster.binaries import CONTROL_PLANE_PROGRAMS, NODE_PROGRAMS, Binaries, Progress, cache_root
 from tests.cluster.cgroups import check_no_other_kubelet, remove_pod_groups
 from tests.cluster.control_plane import POD_CIDR, SERVICE_CIDR, START_TIMEOUT, ControlPlane
 from tests.cluster.errors import RigError, Unavailable
@@ -62,11 +62,14 @@ class NodeCluster(ControlPlane):
         self._pause_tag = f"localhost/tandem-pause:{self._pause.parent.name}"
         super().__init__(binaries=binaries, directory=directory, host=HOST_ADDRESS)
         self._machine = Machine(processes=self.processes, directory=directory, pause=self._pause)
-        self.images = ImageStore(
-            ctr=(find_program("ctr") or "ctr", f"--address={self._folders.socket}", "--namespace=k8s.io")
-        )
-        self.builder = ImageBuilder(folder=kept / "buildah", progress=binaries.progress)
+        self.images = image_store(self.socket)
+        self.builder = image_builder(kept, binaries.progress)
         self._write_node_files()
+
+    @property
+    def socket(self) -> Path:
+        """The container runtime's address."""
+        return self._folders.socket
 
     def start_machine(self) -> None:
         """Makes the namespaces and the network; the API server's address exists from then on."""
@@ -99,15 +102,25 @@ class NodeCluster(ControlPlane):
         return self.images.import_archive(archive)
 
     def build_image(
-        self, *, context: Path, tag: str, dockerfile: Path | None = None, build_args: Mapping[str, str] | None = None
+        self,
+        *,
+        context: Path,
+        tag: str,
+        dockerfile: Path | None = None,
+        build_args: Mapping[str, str] | None = None,
+        target: str = "",
     ) -> str:
-        """Builds a Dockerfile (default: the one in `context`) and imports the result as `tag`; returns `tag`.
+        """Builds a stage (default: the last) of a Dockerfile (default: the one in `context`) and imports it as `tag`.
 
         Nothing can be pulled: give the base by a build argument, usually `base_image()`. What is unchanged is
-        neither built nor imported again. Raises Unavailable, RigError.
+        neither built nor imported again. Returns `tag`. Raises Unavailable, RigError.
         """
         image_id = self.builder.build(
-            context=context, dockerfile=dockerfile or context / "Dockerfile", tag=tag, build_args=build_args or {}
+            context=context,
+            dockerfile=dockerfile or context / "Dockerfile",
+            tag=tag,
+            build_args=build_args or {},
+            target=target,
         )
         self.builder.send(image_id=image_id, tag=tag, store=self.images)
         return tag
@@ -179,6 +192,21 @@ class NodeCluster(ControlPlane):
         ]
 
 
+def kept_folder() -> Path:
+    """Where a user's node keeps what outlives its runs: images, and the steps of their builds."""
+    return cache_root(os.environ) / "node"
+
+
+def image_store(socket: Path) -> ImageStore:
+    """The images of the container runtime at `socket`, as kubelet sees them."""
+    return ImageStore(ctr=(find_program("ctr") or "ctr", f"--address={socket}", "--namespace=k8s.io"))
+
+
+def image_builder(kept: Path, progress: Progress) -> ImageBuilder:
+    """Builds images with steps kept below the folder `kept`."""
+    return ImageBuilder(folder=kept / "buildah", progress=progress)
+
+
 def compile_pause(folder: Path) -> Path:
     """Compiles the program that waits, and its image beside it, unless they are there. Raises RigError."""
     key = hashlib.sha256(PAUSE_SOURCE.read_bytes()).hexdigest()[:12]
@@ -209,7 +237,6 @@ def running_node_cluster(binaries: Binaries, *, purpose: str, lasting: bool = Fa
         raise Unavailable("a node needs root")
     ensure(NODE_NEEDS, purpose="a node", progress=binaries.progress)
     binaries.get_all((*CONTROL_PLANE_PROGRAMS, *NODE_PROGRAMS))
-    kept = cache_root(os.environ) / "node"
     with node_lock(LOCK, purpose=purpose, lasting=lasting, progress=binaries.progress):
         sweep()
         remove_link()
@@ -217,7 +244,7 @@ def running_node_cluster(binaries: Binaries, *, purpose: str, lasting: bool = Fa
         check_no_other_kubelet()
         remove_pod_groups()
         with RunDirectory.create(prefix="node") as directory:
-            cluster = NodeCluster(binaries=binaries, directory=directory, kept=kept)
+            cluster = NodeCluster(binaries=binaries, directory=directory, kept=kept_folder())
             try:
                 cluster.start_machine()
                 cluster.start()

@@ -1,25 +1,23 @@
-"""Installs Tandem by its chart on the rig's node, from images built of the project's Dockerfiles."""
+"""Installs Tandem by its chart on the rig's node, from images built of the project's Dockerfile."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.cluster.node import NodeCluster
+from tests.cluster.project_images import build_project_images, image_tag
 from tests.integration.chart.helm import CHART, helm
 
-ROOT = Path(__file__).parents[2]
 NAMESPACE = "tandem-system"
 NAME = "tandem"
-OPERATOR_IMAGE = "localhost/tandem-operator:e2e"
-SERVER_IMAGE = "localhost/tandem-server:e2e"
+TAG = "e2e"
+OPERATOR_IMAGE = image_tag("operator", TAG)
+SERVER_IMAGE = image_tag("server", TAG)
 
 
 def build_images(cluster: NodeCluster) -> None:
     """Builds both images; what did not change since the last time is neither built nor imported again."""
-    base = {"BASE": cluster.base_image()}
-    for tag, dockerfile in ((OPERATOR_IMAGE, "images/operator"), (SERVER_IMAGE, "inference_image")):
-        cluster.build_image(context=ROOT, tag=tag, dockerfile=ROOT / dockerfile / "Dockerfile", build_args=base)
+    build_project_images(cluster.build_image, base=cluster.base_image(), tag=TAG)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the project's Dockerfiles make."""
+"""What the project's Dockerfile makes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.kind import KindCluster
-from tests.e2e.release import OPERATOR_IMAGE, ROOT, SERVER_IMAGE
+from tests.cluster.project_images import DOCKERFILE, ROOT
+from tests.e2e.release import OPERATOR_IMAGE, SERVER_IMAGE
 from tests.e2e.workspace import RESTRICTED, Cluster
 
 pytestmark = pytest.mark.e2e
 
 CONTEXT = ("operator", "inference_image", "templates", "rules", "crds")
-FILES = ("pyproject.toml", "constraints.txt", "README.md", ".dockerignore")
+FILES = (
+    "pyproject.toml",
+    "constraints.txt",
+    "images/torch-constraints.txt",
+    "images/install.sh",
+    "README.md",
+    ".dockerignore",
+)
 
 
 def run_in(cluster: Cluster, namespace: str, image: str, *command: str) -> str:
@@ -59,6 +67,7 @@ def test_change_of_the_application_leaves_the_big_layers_as_they_are(
         pytest.skip("Docker keeps its layers for itself")
     for name in CONTEXT:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "images").mkdir()
     for name in FILES:
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "inference_image/tandem_serve/changed.py").write_text(f"CHANGED = {tmp_path.name!r}\n")
@@ -66,7 +75,8 @@ def test_change_of_the_application_leaves_the_big_layers_as_they_are(
     before = node_cluster.builder.layers(SERVER_IMAGE)
     node_cluster.builder.build(
         context=tmp_path,
-        dockerfile=ROOT / "inference_image/Dockerfile",
+        dockerfile=DOCKERFILE,
+        target="server",
         tag=tag,
         build_args={"BASE": node_cluster.base_image()},
     )
