@@ -17,6 +17,7 @@ from tandem.controller.desired import Rendered, Renderer
 from tandem.controller.hindrance import hindrance
 from tandem.controller.hints import HintReader
 from tandem.controller.ledger import Ledger, Ledgers
+from tandem.controller.loading import LoadingReader
 from tandem.controller.observed import Observed, observe
 from tandem.controller.plan import Plan, make_plan
 from tandem.controller.status import Situation, next_status
@@ -72,12 +73,14 @@ class DeploymentReconciler:
         cache: Cache,
         renderer: Renderer,
         statuses: StatusWriter,
+        loading: LoadingReader,
         clock: Clock,
         cluster_domain: str,
     ) -> None:
         self._cache = cache
         self._renderer = renderer
         self._statuses = statuses
+        self._loading = loading
         self._clock = clock
         self._cluster_domain = cluster_domain
         self._applier = Applier(client, cache)
@@ -97,6 +100,7 @@ class DeploymentReconciler:
         wish = await self._wish(entry, document)
         observed = self._observe(ref, entry)
         look_again = await self._hints.look(ref, (pod for workload in observed.workloads for pod in workload.pods))
+        ask_again = self._loading.look(ref, workers=observed.worker_pods, routers=observed.router_pods)
         done = _Round()
         if wish.rendered is not None and wish.deployment is not None:
             ledger = self._ledgers.of(entry, document)
@@ -107,7 +111,7 @@ class DeploymentReconciler:
             situation = self._situation(entry, document, wish, observed, done)
             status = next_status(situation, document.get("status") or {}, now=self._clock.now())
             write_again = await self._statuses.write(entry, document, status)
-        return _verdict(done, [look_again, write_again, FRESH_SECONDS if wish.names_texts else None])
+        return _verdict(done, [look_again, ask_again, write_again, FRESH_SECONDS if wish.names_texts else None])
 
     async def _wish(self, entry: Entry, document: Mapping[str, Any]) -> _Wish:
         """Reads the spec and renders it."""
@@ -167,6 +171,7 @@ class DeploymentReconciler:
             hindrance=hindrance(done.plan, done.outcome),
             applied=self._ledgers.of(entry, document).applied,
             hints=self._hints.hints(entry.ref),
+            loading=self._loading.known(entry.ref),
             taking_over=not done.takeover.done,
             cluster_domain=self._cluster_domain,
         )
@@ -187,6 +192,7 @@ class DeploymentReconciler:
         self._statuses.forget(ref)
         self._ledgers.forget(ref)
         self._hints.forget(ref)
+        self._loading.forget(ref)
 
 
 def _parse(entry: Entry, document: Mapping[str, Any]) -> ModelDeployment:

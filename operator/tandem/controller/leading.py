@@ -11,6 +11,7 @@ from tandem.controller.deployment import DeploymentReconciler
 from tandem.controller.desired import Renderer
 from tandem.controller.health import Health
 from tandem.controller.job import job_reconciler
+from tandem.controller.loading import LoadingReader, RouterSource
 from tandem.controller.metrics import Metrics
 from tandem.controller.route import route_reconciler
 from tandem.controller.settings import OperatorSettings
@@ -88,8 +89,12 @@ class Controller:
         await self._verifier.verify_all()
         logger.info("the cache is complete: %d objects", len(self._cache))
         self._health.state = "leading"
-        self._workers.start(self._reconcilers(Renderer(cluster)), self._settings.workers)
-        async with asyncio.TaskGroup() as group:
+        async with (
+            RouterSource() as routers,
+            LoadingReader(routers, self._clock, changed=self._queue.add) as loading,
+            asyncio.TaskGroup() as group,
+        ):
+            self._workers.start(self._reconcilers(Renderer(cluster), loading), self._settings.workers)
             group.create_task(self._verifier.run(self._settings.resync_seconds))
             group.create_task(self._resync())
 
@@ -117,13 +122,14 @@ class Controller:
         elif entry.deployment:
             self._queue.add(Ref(MODEL_DEPLOYMENT.kind, entry.ref.namespace, entry.deployment))
 
-    def _reconcilers(self, renderer: Renderer) -> dict[str, Reconciler]:
+    def _reconcilers(self, renderer: Renderer, loading: LoadingReader) -> dict[str, Reconciler]:
         statuses = StatusWriter(self._client, self._cache, self._clock)
         deployments = DeploymentReconciler(
             client=self._client,
             cache=self._cache,
             renderer=renderer,
             statuses=statuses,
+            loading=loading,
             clock=self._clock,
             cluster_domain=self._settings.cluster_domain,
         )

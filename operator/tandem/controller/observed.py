@@ -87,6 +87,16 @@ class Observed:
         """All Deployments, workers before the router."""
         return (*self.workers, self.router) if self.router else self.workers
 
+    @property
+    def worker_pods(self) -> Iterable[Document]:
+        """The pods of all workers."""
+        return (pod for workload in self.workers for pod in workload.pods)
+
+    @property
+    def router_pods(self) -> Iterable[Document]:
+        """The router's pods."""
+        return self.router.pods if self.router else ()
+
     def workload(self, name: str) -> Workload | None:
         """The Deployment of that name."""
         return next((workload for workload in self.workloads if workload.name == name), None)

@@ -11,6 +11,7 @@ from tandem.api.problems import Problem
 from tandem.controller.conditions import Condition, as_status, false, true
 from tandem.controller.desired import Rendered
 from tandem.controller.hints import Hint
+from tandem.controller.loading import Loading, behind
 from tandem.controller.observed import Observed, Workload
 from tandem.controller.rootcause import Cause, first_cause, settled
 from tandem.manifests import names
@@ -29,6 +30,7 @@ class RoleView:
     ready: int
     is_complete: bool
     cause: Cause | None
+    loading: Loading | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Situation:
 
     `declared` are the workers per role; `rendered` is None when the spec was refused for `problems`. `hindrance` says
     why objects could not be written. `applied` are the digests of the objects as written by now, by kind and name.
+    `loading` says how far starting pods are, by name.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Situation:
     hindrance: Condition | None
     applied: Mapping[tuple[str, str], str]
     hints: Mapping[str, Hint]
+    loading: Mapping[str, Loading]
     taking_over: bool
     cluster_domain: str
 
@@ -68,7 +72,7 @@ def next_status(situation: Situation, previous: Mapping[str, Any], *, now: datet
         "endpoint": f"http://{situation.name}.{situation.namespace}.svc.{situation.cluster_domain}:{names.HTTP_PORT}",
         "revision": situation.rendered.revision if situation.rendered else previous.get("revision"),
         "conditions": as_status(conditions, previous.get("conditions") or (), generation=situation.generation, now=now),
-        "roles": {view.role: {"desired": view.desired, "updated": view.updated, "ready": view.ready} for view in roles},
+        "roles": {view.role: _role_status(view) for view in roles},
         "rootCause": _cause_status(cause),
         "parameters": situation.rendered.parameter_statuses if situation.rendered else previous.get("parameters"),
         "inventory": _inventory(situation, previous),
@@ -101,6 +105,7 @@ def role_views(situation: Situation, now: datetime) -> list[RoleView]:
                 and not any(workload.present for workload in older)
                 and all(workload.is_complete and workload.replicas == declared for workload in current),
                 cause=first_cause(*evidence, hints=situation.hints, now=now),
+                loading=behind(evidence[1], situation.loading),
             )
         )
     return views
@@ -164,9 +169,10 @@ def _role_ready(view: RoleView) -> Condition:
         return false(kind, view.cause.reason, f"{counts}: {_located(view.cause)}")
     if view.is_complete:
         return true(kind, "AllReady" if view.desired else "ScaledToZero", counts)
+    loading = f", loading {view.loading}" if view.loading else ""
     if view.ready >= view.desired > 0:
-        return false(kind, "RollingOut", f"{counts}, {view.updated} of them updated")
-    return false(kind, "WorkersStarting", counts)
+        return false(kind, "RollingOut", f"{counts}, {view.updated} of them updated{loading}")
+    return false(kind, "WorkersStarting", counts + loading)
 
 
 def _router_ready(router: Workload | None, cause: Cause | None) -> list[Condition]:
@@ -230,6 +236,11 @@ def _phase(situation: Situation, conditions: Sequence[Condition], cause: Cause |
     if cause is not None:
         return "Failing"
     return "RollingOut" if situation.taking_over else "Starting"
+
+
+def _role_status(view: RoleView) -> dict[str, Any]:
+    counts = {"desired": view.desired, "updated": view.updated, "ready": view.ready}
+    return counts if view.loading is None else {**counts, "loading": str(view.loading)}
 
 
 def _located(cause: Cause) -> str:

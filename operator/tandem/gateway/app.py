@@ -22,6 +22,7 @@ from tandem.gateway.call import Kind
 from tandem.gateway.fleet import FleetView
 from tandem.gateway.legs import Legs
 from tandem.gateway.lifecycle import Lifecycle, Phase
+from tandem.gateway.loading import LoadingBoard
 from tandem.gateway.metrics import Metrics
 from tandem.gateway.proxy import Proxy, Services
 from tandem.gateway.settings import RouterSettings
@@ -83,6 +84,8 @@ def create_app(settings: RouterSettings, *, lifecycle: Lifecycle, world: World) 
         for path, methods, kind, done_marker in ROUTES:
             proxy = Proxy(services, route=path, kind=kind, done_marker=done_marker)
             app.router.routes.append(Route(path, proxy, methods=methods))
+        board = LoadingBoard(view, world.clock)
+        app.router.routes.append(Route("/loading", _loading_route(board), methods=["GET"]))
         following = asyncio.create_task(world.source(view, metrics.list_failed).run())
         following.add_done_callback(lambda ended: _report_end(ended, lifecycle))
         try:
@@ -92,6 +95,7 @@ def create_app(settings: RouterSettings, *, lifecycle: Lifecycle, world: World) 
             await asyncio.wait((following,))
             await legs.close()
             await upstream.close()
+            await board.close()
 
     app = FastAPI(
         title="Tandem router",
@@ -106,6 +110,13 @@ def create_app(settings: RouterSettings, *, lifecycle: Lifecycle, world: World) 
     _add_probes(app, lifecycle=lifecycle, view=view, metrics=metrics)
     _add_error_forms(app)
     return app
+
+
+def _loading_route(board: LoadingBoard) -> Callable[[Request], Awaitable[Response]]:
+    async def loading(_request: Request) -> Response:
+        return Response(await board.document(), media_type="application/json")
+
+    return loading
 
 
 def _add_probes(app: FastAPI, *, lifecycle: Lifecycle, view: FleetView, metrics: Metrics) -> None:

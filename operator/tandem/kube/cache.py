@@ -161,7 +161,7 @@ def _compact(resource: Resource, obj: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compact_pod_status(status: Mapping[str, Any]) -> dict[str, Any]:
-    result = {key: status[key] for key in ("phase", "reason", "message", "startTime") if key in status}
+    result = {key: status[key] for key in ("phase", "reason", "message", "startTime", "podIP") if key in status}
     result["conditions"] = [
         {key: condition[key] for key in _CONDITION if key in condition}
         for condition in status.get("conditions") or ()

@@ -11,9 +11,10 @@ from tandem.api.problems import Problem
 from tandem.api.status import DeploymentStatus
 from tandem.controller.conditions import Condition, as_status, false, find, true
 from tandem.controller.events import Transition, transition
+from tandem.controller.loading import Loading
 from tandem.controller.patch import merge_patch
 from tandem.controller.status import Situation, next_status
-from tests.unit.controller.samples import ended, refusing, unscheduled, waiting
+from tests.unit.controller.samples import ended, refusing, running, unscheduled, waiting
 from tests.unit.controller.world import AGG, DISAGG, World
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -32,6 +33,7 @@ def situation(world: World, **changes: Any) -> Situation:
         "hindrance": None,
         "applied": {(d.ref.kind, d.ref.name): d.digest for d in world.rendered.objects},
         "hints": {},
+        "loading": {},
         "taking_over": False,
         "cluster_domain": "cluster.local",
     }
@@ -98,6 +100,21 @@ def test_a_starting_deployment() -> None:
     assert conditions["RouterReady"] == ("False", "RouterStarting")
     assert conditions["Degraded"] == ("False", "AsExpected")
     assert status["phase"] == "Starting"
+
+
+def test_how_far_a_starting_worker_has_loaded_is_shown_until_it_is_ready() -> None:
+    world = World(**DISAGG)
+    world.apply_all()
+    world.put_pod(running(ready=False, started=False), role="decode", name="d-0")
+    loading = {"d-0": Loading(3_100_000_000, 14_900_000_000)}
+    status = status_of(world, loading=loading)
+    assert status["roles"]["decode"]["loading"] == "3.1/14.9 GB"
+    assert "loading" not in status["roles"]["prefill"]
+    decode = find(status["conditions"], "DecodeReady")
+    assert decode is not None
+    assert decode["message"] == "0 of 2 workers ready, loading 3.1/14.9 GB"
+    world.put_pod(running(ready=True), role="decode", name="d-0")
+    assert "loading" not in status_of(world, status, loading=loading)["roles"]["decode"]
 
 
 def test_an_edit_that_is_rolling_is_not_ready_although_old_workers_serve() -> None:
