@@ -1,8 +1,8 @@
 """From what the user gave to the effective value of each parameter, with its source.
 
 A value comes, in this order, from the role, from the values for all roles, from a rule, from the backend's default,
-from the model's blueprint. Rules run in two phases: their lines are evaluated on a copy, then what they gave is applied
-where the user said nothing. The input is never changed, so the same input gives the same values every time.
+from the model's blueprint. Rules run in two phases: their lines are evaluated on a copy (`evaluation.py`), then what
+they gave is applied. The input is never changed, so the same input gives the same values every time.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
-from tandem.api.parameters import EngineParameters
 from tandem.api.problems import Problem, Refused, shorten
+from tandem.rendering.evaluation import evaluate_rules
 from tandem.rendering.mapping import PARAMETER_NAMES, MappingTable, Target, Unsupported
-from tandem.rendering.rules import Line, RuleFile
+from tandem.rendering.rules import RuleFile
 from tandem.rendering.values import ParameterValue, RuleHit, Source, Value
+
+Chosen = tuple[Value, Source, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,17 @@ def resolve(
 ) -> Resolved:
     """Effective parameters of `role`; raises `Refused` with every value that the backend cannot honour.
 
-    `context` has the values of `rules.CONTEXT_NAMES`; `blueprint` parameters that the model's facts give.
+    `context` has the values of `vocabulary.CONTEXT_NAMES`; `blueprint` parameters that the model's facts give.
     """
     defaults = {name: (value, "default", _default_path(table)) for name, value in table.defaults.items()}
     derived = {name: (value, "blueprint", "config.json") for name, value in blueprint.items()}
-    chosen: dict[str, tuple[Value, Source, str]] = {**derived, **defaults}  # type: ignore[dict-item]
-    from_rules, trace = _run_rules(role, given, chosen, rules, context)
-    chosen |= from_rules
+    chosen: dict[str, Chosen] = {**derived, **defaults}  # type: ignore[dict-item]
+    trace = _run_rules(role, given, chosen, rules, context)
+    chosen |= {
+        hit.name: (hit.value, "rule", hit.location)
+        for hit in trace
+        if hit.outcome == "applied" and hit.value is not None
+    }
     chosen |= {name: (value.value, value.source, value.path) for name, value in given.items()}
     return _map(role, chosen, table, str(context["mode"]), trace)
 
@@ -66,44 +70,21 @@ def _default_path(table: MappingTable) -> str:
 def _run_rules(
     role: str,
     given: Mapping[str, Given],
-    fallback: Mapping[str, tuple[Value, Source, str]],
+    fallback: Mapping[str, Chosen],
     rules: RuleFile,
     context: Mapping[str, object],
-) -> tuple[dict[str, tuple[Value, Source, str]], tuple[RuleHit, ...]]:
+) -> tuple[RuleHit, ...]:
     if not rules.lines:
-        return {}, ()
+        return ()
     values: dict[str, object] = dict.fromkeys(PARAMETER_NAMES) | dict(context)
     values |= {name: value for name, (value, _, _) in fallback.items()}
     values |= {name: value.value for name, value in given.items()}
-    results: dict[str, tuple[Value, Source, str]] = {}
-    trace = []
-    for line, raw in rules.assignments(role, values):
-        if raw is None:
-            trace.append(RuleHit(role, line.name, None, line.location, "empty"))
-            continue
-        value = _valid(line, raw)
-        overridden = line.name in given
-        if not overridden:
-            values[line.name] = value
-            results[line.name] = (value, "rule", line.location)
-        trace.append(RuleHit(role, line.name, value, line.location, "overridden" if overridden else "applied"))
-    return results, tuple(trace)
-
-
-def _valid(line: Line, raw: object) -> Value:
-    value = tuple(raw) if isinstance(raw, list) else raw
-    try:
-        EngineParameters.model_validate({line.name: value}, by_name=True, by_alias=False)
-    except ValidationError as error:
-        where = f"{line.location}:{line.column}"
-        reason = f"the rule gives a value that {line.name} cannot have: {error.errors()[0]['msg']}"
-        raise Refused((Problem(where, shorten(raw), reason, "Correct the rule."),)) from None
-    return value  # type: ignore[return-value]
+    return evaluate_rules(rules, role=role, values=values, given=given)
 
 
 def _map(
     role: str,
-    chosen: Mapping[str, tuple[Value, Source, str]],
+    chosen: Mapping[str, Chosen],
     table: MappingTable,
     mode: str,
     trace: tuple[RuleHit, ...],

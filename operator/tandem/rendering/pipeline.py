@@ -9,9 +9,9 @@ from tandem.api.problems import Problem, Refused, refuse, shorten
 from tandem.rendering.library import Library
 from tandem.rendering.mapping import MappingTable
 from tandem.rendering.parameters import Given, Resolved, resolve
-from tandem.rendering.rules import CONTEXT_NAMES
 from tandem.rendering.templates import YamlTemplate
 from tandem.rendering.values import Argument, EnvRef, RoleRendering, Value
+from tandem.rendering.vocabulary import CONTEXT_NAMES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +37,8 @@ class ModelFacts:
 class Request:
     """Everything that rendering depends on.
 
-    `limits` are those that the user gave, by snake_case name. `facts` are values of rule names (`rules.CONTEXT_NAMES`)
-    beside role, mode, backend and version. `blueprint` are parameters that the model's facts give. `names` are what
+    `limits` are those that the user gave, by snake_case name. `facts` are values of `vocabulary.CONTEXT_NAMES` beside
+    role, mode, backend and version. `blueprint` are parameters that the model's facts give. `names` are what
     templates see beside model, role, mode, backend, version, params, limits and flags.
     """
 

@@ -9,6 +9,7 @@ from typing import Literal
 Scalar = bool | int | float | str
 Value = Scalar | tuple[int, ...]
 Source = Literal["user", "parameters", "rule", "default", "blueprint"]
+Outcome = Literal["applied", "overridden", "replaced", "empty", "skipped"]
 
 
 def as_text(value: Value) -> str:
@@ -40,19 +41,24 @@ class ParameterValue:
         return as_text(self.value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RuleHit:
     """What one line of a rule file did for one role.
 
-    `location` is `rules/vllm.rule:12`, `value` what the line evaluated to, `outcome` whether it became the parameter's
-    value: applied, overridden (a user's value wins) or empty (the expression gave none).
+    `location` is `rules/vllm.rule:12`, `expression` what stands there after the `=`, `value` what it gave. `outcome`:
+    applied (it is the parameter's value), overridden (a user's value wins), replaced (a later line wins), empty (the
+    expression gave no value) or skipped (the condition `failed` did not hold, so it was not evaluated). `held` are the
+    conditions around it that held, outermost first, as `file:line: when …`.
     """
 
     role: str
     name: str
     value: Value | None
     location: str
-    outcome: Literal["applied", "overridden", "empty"]
+    outcome: Outcome
+    expression: str
+    held: tuple[str, ...] = ()
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ def test_rendering_again_gives_the_same_values(library):
         ("max_batch_size = 1.5", "cannot have: Input should be a valid integer (got 1.5)"),
         ("max_batch_size = 'x'", "cannot have: Input should be a valid integer (got 'x')"),
         ("cuda_graph_batch_sizes = []", "cuda_graph_batch_sizes cannot have"),
-        ("max_batch_size = isl + 1", "test/vllm.rule:1:18: the rule fails: + needs numbers, but here is no value"),
+        ("max_batch_size = isl + 1", "test/vllm.rule:1:22: the rule fails: + needs numbers, but here is no value"),
         ("max_prefill_tokens = 5", "test/vllm.rule:1: vllm 0.33.0 cannot honour it: vLLM has one token budget"),
     ],
 )
