@@ -19,6 +19,7 @@ from rich.console import Console
 from starlette.types import ASGIApp
 
 from tandem_serve.display import loading_bar
+from tandem_serve.engine import stall
 from tandem_serve.engine.checkpoint import open_checkpoint
 from tandem_serve.engine.progress import LoadProgress
 from tandem_serve.engine.types import Update
@@ -72,8 +73,16 @@ def _calm_openmp() -> None:
 class Process:
     """One server process from start to end."""
 
-    def __init__(self, settings: Settings, sock: socket.socket, progress: LoadProgress) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sock: socket.socket,
+        progress: LoadProgress,
+        *,
+        stalled_after: float = stall.STALLED_SECONDS,
+    ) -> None:
         self._settings = settings
+        self._stalled_after = stalled_after
         self._sock = sock
         self._progress = progress
         self._service = Service(settings, ServerMetrics())
@@ -98,7 +107,15 @@ class Process:
         stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         with loading_bar(self._progress, Console(stderr=True)):
             loading = self._load(loop)
-            await asyncio.wait({cast(asyncio.Future[Any], loading), stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stalled: asyncio.Future[Any] = asyncio.ensure_future(
+                stall.stalled(self._progress, limit=self._stalled_after)
+            )
+            waited = {cast(asyncio.Future[Any], loading), stopping, stalled}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            stalled.cancel()
+        if not loading.done() and not stopping.done():
+            self._service.status = Status.FAILED
+            raise stall.error(self._settings.model, self._progress)
         if not loading.done():
             self._service.status = Status.DRAINING
             log.info("stopped while loading")

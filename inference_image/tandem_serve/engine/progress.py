@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from logging import Logger
 
 _LINE_EVERY_SECONDS = 5.0
+# Steps that wait for somebody who has time limits of his own: the hub's client gives up by itself.
+UNWATCHED_STEPS = frozenset({"download"})
 
 
 class LoadProgress:
@@ -24,21 +26,23 @@ class LoadProgress:
         self._clock = clock
         self._started = clock()
         self._last_line = self._started
+        self._moved = self._started
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """One step of loading; logs how long it took."""
         self.step_name = name
         self.on_change()
-        begin = self._last_line = self._clock()
+        begin = self._last_line = self._moved = self._clock()
         yield
-        self._log.info("load step", extra={"step": name, "seconds": round(self._clock() - begin, 3)})
+        self._moved = self._clock()
+        self._log.info("load step", extra={"step": name, "seconds": round(self._moved - begin, 3)})
 
     def add(self, nbytes: int) -> None:
         """Counts bytes that arrived, and says so now and then."""
         with self._lock:
             self.loaded_bytes += nbytes
-            now = self._clock()
+            now = self._moved = self._clock()
             due = now - self._last_line >= _LINE_EVERY_SECONDS
             if due:
                 self._last_line = now
@@ -55,6 +59,15 @@ class LoadProgress:
             "seconds": round(seconds, 1),
             "seconds_left": round(seconds * left / max(1, self.loaded_bytes), 1),
         }
+
+    def moved(self) -> None:
+        """Something is being done that neither bytes nor steps tell."""
+        self._moved = self._clock()
+
+    @property
+    def still_seconds(self) -> float:
+        """Seconds since anything moved: a byte arrived, a step began or ended; 0 in a step that is not watched."""
+        return 0.0 if self.step_name in UNWATCHED_STEPS else self._clock() - self._moved
 
     @property
     def seconds(self) -> float:

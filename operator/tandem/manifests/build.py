@@ -12,6 +12,7 @@ from tandem.api.deployment import ModelDeployment, RoleName
 from tandem.api.problems import refuse
 from tandem.blueprint.model import Blueprint
 from tandem.manifests import access, names, router, timing, workers
+from tandem.manifests.backends import BACKENDS
 from tandem.manifests.cluster import Cluster
 from tandem.manifests.model import Build, KubernetesObject
 from tandem.manifests.overlay import server_image
@@ -39,7 +40,9 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
         image=image,
         revision=revision(model=source.identity, images=_images(deployment, image), rendering=rendering),
         request_seconds=_request_seconds(deployment, rendering.table.limits["timeout_seconds"]),
-        load_seconds=timing.startup_seconds(blueprint.weight_bytes if blueprint else None),
+        load_seconds=timing.startup_seconds(
+            blueprint.weight_bytes if blueprint else None, watched=BACKENDS[deployment.spec.backend].watches_loading
+        ),
     )
     return Build(
         objects=tuple(_objects(parts, cluster)),

@@ -1,7 +1,9 @@
 """Probes and shutdown times of workers and router.
 
-A slow load is never killed: the startup probe's window is computed from the bytes to load, or is hours when they are
-unknown. A pod that is going away keeps answering until every endpoint list has dropped it, then finishes what it began.
+A load that goes on is never killed. The bundled server watches its own loading and ends with a reason when nothing
+moves any more, so its startup probe only has to end what is beyond telling; for other servers the probe's window is
+computed from the bytes to load, or is hours when they are unknown. A pod that is going away keeps answering until every
+endpoint list has dropped it, then finishes what it began.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ DRAIN_SECONDS = 5
 # Between the end of the last request and SIGKILL.
 SLACK_SECONDS = 10
 UNKNOWN_LOAD_SECONDS = 3 * 3600
+WATCHED_LOAD_SECONDS = 48 * 3600
 # The slowest storage or network that is still waited for, and the least time given to any model.
 _SLOWEST_BYTES_PER_SECOND = 10 * 10**6
 _LEAST_LOAD_SECONDS = 1800
 
 
-def startup_seconds(weight_bytes: int | None) -> int:
-    """How long a worker may take until it serves."""
+def startup_seconds(weight_bytes: int | None, *, watched: bool) -> int:
+    """How long a worker may take until it serves; `watched`: it ends by itself when its loading stalls."""
+    if watched:
+        return WATCHED_LOAD_SECONDS
     if weight_bytes is None:
         return UNKNOWN_LOAD_SECONDS
     return _LEAST_LOAD_SECONDS + weight_bytes // _SLOWEST_BYTES_PER_SECOND

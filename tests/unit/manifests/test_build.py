@@ -220,7 +220,8 @@ def test_a_blueprint_gives_the_longest_sequence_and_the_time_to_load(cluster):
     assert "--max-model-len" in server(result, "agg")["args"]
     (found,) = [item for item in result.parameters if item.name == "max_seq_len"]
     assert (found.value, found.source) == (8192, "blueprint")
-    probe = server(result, "agg")["startupProbe"]
+    for_vllm = build(deployment(backend="vllm"), blueprint=blueprint, cluster=cluster)
+    probe = server(for_vllm, "agg")["startupProbe"]
     assert blueprint.weight_bytes == 14_483_464_192
     assert probe["failureThreshold"] * probe["periodSeconds"] == 1800 + 1448
 

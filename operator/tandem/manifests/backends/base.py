@@ -15,12 +15,14 @@ class BackendPods:
 
     `env(mode)` are environment variables (after POD_IP), `gpus(role)` how many GPUs a worker needs, `shared_memory`
     whether its processes talk over /dev/shm, `liveness_path` which address tells that the process is alive.
+    `watches_loading`: the server ends by itself when its loading stalls.
     """
 
     env: Callable[[str], Mapping[str, str]]
     gpus: Callable[[RoleRendering], int]
     shared_memory: bool
     liveness_path: str
+    watches_loading: bool = False
 
     def env_list(self, mode: str) -> list[dict[str, Any]]:
         """`env` as a container has it."""
