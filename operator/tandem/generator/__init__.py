@@ -1,0 +1,1 @@
+"""The generator: unified parameters in, a backend's flags and files out. A thin face over rendering and manifests."""

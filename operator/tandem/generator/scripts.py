@@ -1,0 +1,231 @@
+"""`run_<n>.sh`: starts the workers of machine n, and on the first machine the frontend. Pure.
+
+Every value is quoted for the shell, so it arrives as it was written. What a pod learns from the cluster is a variable:
+POD_IP is the machine's own address, NODE_<n>_IP that of machine n.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from tandem.api.deployment import ModelDeployment, RoleName
+from tandem.generator.engine import shell_value, shell_word
+from tandem.generator.inputs import Inputs
+from tandem.generator.placement import GPUS_PER_NODE, Node, Place, Pool, place
+from tandem.generator.ports import Ports
+from tandem.manifests.backends import BACKENDS
+from tandem.manifests.request import rendering_request
+from tandem.rendering.library import Library
+from tandem.rendering.mapping import Unsupported
+from tandem.rendering.parameters import Given
+from tandem.rendering.pipeline import ModelFacts, Rendering, render
+from tandem.rendering.values import EnvRef, RoleRendering
+
+# Stands for the directory of a role's files; no argument that a user writes can hold it.
+_FILES = "\x00files\x00"
+_BOOTSTRAP = "disaggregation_bootstrap_port"
+_BOOTSTRAP_BASE = 8998
+_HEAD = """\
+#!/bin/bash
+# {title}
+# Written by `tandem generator`; needs bash 4.3 or newer, and the programs that it starts.
+set -euo pipefail
+scratch=$(mktemp -d)
+pids=()
+finish() {{
+    trap - EXIT INT TERM
+    [ "${{#pids[@]}}" -eq 0 ] || kill -- "${{pids[@]}}" 2>/dev/null || true
+    wait
+    rm -rf -- "$scratch"
+}}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+start() {{
+    "$@" &
+    pids+=("$!")
+}}
+"""
+_TAIL = """
+# The first process that ends, ends all.
+wait -n
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scripts:
+    """What the scripts are made of. `rendering` is that of the pods; `facts` name the model as machines see it."""
+
+    inputs: Inputs
+    deployment: ModelDeployment
+    facts: ModelFacts
+    library: Library
+    rendering: Rendering
+
+    def texts(self) -> dict[str, str]:
+        """File name and text of every script."""
+        key = "NodeConfig.num_gpus_per_node"
+        gpus = GPUS_PER_NODE if self.inputs.get(key) is None else self.inputs.number(key)
+        nodes = place(tuple(self._pools()), gpus_per_node=gpus)
+        processes = {node.index: tuple(self._processes(node)) for node in nodes}
+        return {f"run_{node.index}.sh": self._script(node, nodes, processes) for node in nodes}
+
+    def _pools(self) -> Iterator[Pool]:
+        backend = BACKENDS[self.deployment.spec.backend]
+        for name, role in zip(self.deployment.role_names(), self.rendering.roles, strict=True):
+            yield Pool(name, self.deployment.replicas(name), backend.gpus(role))
+
+    def _processes(self, node: Node) -> Iterator[_Process]:
+        """The workers of a machine with the ports that are theirs there."""
+        front = self.inputs.number("ServiceConfig.port")
+        ports = Ports(frozenset((front,)))
+        for worker in node.places:
+            yield self._process(worker, node, ports)
+
+    def _process(self, worker: Place, node: Node, ports: Ports) -> _Process:
+        inputs = self.inputs
+        port = ports.take(inputs.number("ServiceConfig.port") + 1, key="ServiceConfig.port")
+        request = rendering_request(self.deployment, self.facts, None)
+        role = next(found for found in request.roles if found.name == worker.role)
+        given, extra = dict(role.given), role.extra_arguments
+        if self._has_bootstrap_port():
+            key, first = self._first_bootstrap_port(given)
+            copies = int(str(given["data_parallel_size"].value)) if "data_parallel_size" in given else 1
+            given[_BOOTSTRAP] = Given(ports.take(first, key=key, count=copies), "user", key)
+        if inputs.get("DynConfig.enable_router") and inputs.get("ServiceConfig.dyn_vllm_kv_event_port") is not None:
+            key = "ServiceConfig.dyn_vllm_kv_event_port"
+            extra = (*extra, *_kv_events(ports.take(inputs.number(key), key=key)))
+        request = replace(
+            request,
+            roles=(replace(role, given=given, extra_arguments=extra),),
+            names={**request.names, "port": port, "config_dir": _FILES},
+        )
+        return _Process(worker, node.index, port, render(request, self.library).roles[0])
+
+    def _has_bootstrap_port(self) -> bool:
+        entry = self.rendering.table.entries[_BOOTSTRAP]
+        return not isinstance(entry.target(_BOOTSTRAP_BASE, self.deployment.spec.mode), Unsupported)
+
+    def _first_bootstrap_port(self, given: Mapping[str, Given]) -> tuple[str, int]:
+        if _BOOTSTRAP in given:
+            return given[_BOOTSTRAP].path, int(str(given[_BOOTSTRAP].value))
+        key = "ServiceConfig.vllm_nixl_side_channel_port"
+        return key, self.inputs.number(key) if self.inputs.get(key) is not None else _BOOTSTRAP_BASE
+
+    def _script(self, node: Node, nodes: tuple[Node, ...], processes: Mapping[int, tuple[_Process, ...]]) -> str:
+        counts = " and ".join(f"{count} {role}" for role, count in node.counts().items()) or "no"
+        frontend = node.has_frontend and self.inputs.get("ServiceConfig.include_frontend") is True
+        title = f"Machine {node.index} of {len(nodes)}: {counts} workers{', frontend' if frontend else ''}."
+        needed = [other.index for other in nodes] if frontend else [node.index]
+        lines = [_HEAD.format(title=title), *self._addresses(node, needed, alone=len(nodes) == 1)]
+        lines += self._role_files(node)
+        for process in processes[node.index]:
+            lines += ["", f"# {process.name}", self._start(process)]
+        if frontend:
+            everyone = [process for found in processes.values() for process in found]
+            lines += ["", "# frontend", *self._frontend(everyone)]
+        return "\n".join(lines) + "\n" + _TAIL
+
+    def _addresses(self, node: Node, needed: Iterable[int], *, alone: bool) -> Iterator[str]:
+        if alone:
+            yield "NODE_0_IP=${NODE_0_IP:-127.0.0.1}"
+        else:
+            for index in needed:
+                yield f': "${{NODE_{index}_IP:?set it to the address of machine {index}}}"'
+        if "POD_IP" in self._variables():
+            yield f"POD_IP=$NODE_{node.index}_IP"
+
+    def _variables(self) -> set[str]:
+        """The variables that arguments and environment of workers refer to."""
+        found = {item.name for role in self.rendering.roles for item in role.command if isinstance(item, EnvRef)}
+        values = BACKENDS[self.deployment.spec.backend].env(self.deployment.spec.mode).values()
+        return found | ({"POD_IP"} if any("$(POD_IP)" in value for value in values) else set())
+
+    def _role_files(self, node: Node) -> Iterator[str]:
+        roles = [role for role in self.rendering.roles if role.files and role.role in node.counts()]
+        if roles:
+            yield ""
+            yield 'here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)'
+        for role in roles:
+            yield f'mkdir -- "$scratch"/{role.role}'
+            for name in role.files:
+                source, target = shlex.quote(file_name(role.role, name)), shlex.quote(f"{role.role}/{name}")
+                yield f'cp -- "$here"/{source} "$scratch"/{target}'
+
+    def _start(self, process: _Process) -> str:
+        rendered = process.rendered
+        environment = {
+            **BACKENDS[self.deployment.spec.backend].env(self.deployment.spec.mode),
+            **rendered.environment,
+        }
+        if process.worker.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, process.worker.gpus))
+        settings = [f"{name}={shell_value(value)}" for name, value in sorted(environment.items())]
+        words = [_word(item, process.worker.role) for item in rendered.command]
+        return _continued([*(("env", *settings) if settings else ()), *words])
+
+    def _frontend(self, processes: list[_Process]) -> Iterator[str]:
+        spec = self.deployment.spec
+        yield 'cat > "$scratch"/endpoints.json <<END'
+        rows = ",\n".join(process.endpoint() for process in processes)
+        yield f'{{"endpoints": [\n{rows}\n]}}'
+        yield "END"
+        policy = spec.router.policy if spec.router else "leastLoaded"
+        words = ["tandem", "router", "--deployment", self.deployment.metadata.name]
+        words += ["--endpoints-file", "\x00endpoints\x00", "--backend", spec.backend, "--mode", spec.mode]
+        words += ["--policy", policy, "--served-model-name", self.deployment.served_name]
+        words += ["--host", self.inputs.text("ServiceConfig.head_node_ip")]
+        words += ["--port", str(self.inputs.number("ServiceConfig.port"))]
+        quoted = (shlex.quote(word) if "\x00" not in word else '"$scratch"/endpoints.json' for word in words)
+        yield _continued(list(quoted))
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A worker on a machine, its port there, and its command line."""
+
+    worker: Place
+    node: int
+    port: int
+    rendered: RoleRendering
+
+    @property
+    def name(self) -> str:
+        return f"{self.worker.role}-{self.worker.index}"
+
+    def endpoint(self) -> str:
+        """What the frontend is told of it; the revision is the same for all workers of a script."""
+        fixed = {"name": self.name, "port": self.port, "role": self.worker.role, "revision": "1", "ready": True}
+        return f'  {{"address": "$NODE_{self.node}_IP", {json.dumps(fixed)[1:]}'
+
+
+def file_name(role: RoleName | str, name: str) -> str:
+    """The artifact that holds a file of a role: `prefill_config.yaml`."""
+    return f"{role}_{name}"
+
+
+def _kv_events(port: int) -> tuple[str, str]:
+    settings = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"tcp://*:{port}"}
+    return "--kv-events-config", json.dumps(settings)
+
+
+def _word(item: str | EnvRef, role: str) -> str:
+    if isinstance(item, EnvRef) or _FILES not in item:
+        return shell_word(item)
+    before, _, after = item.partition(_FILES)
+    quoted = [shlex.quote(part) if part else "" for part in (before, f"/{role}{after}")]
+    return f'{quoted[0]}"$scratch"{quoted[1]}'
+
+
+def _continued(words: list[str]) -> str:
+    """`start WORDS`, each flag on a line of its own with its values."""
+    lines = ["start"]
+    for word in words:
+        if word.startswith("-"):
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    return " \\\n    ".join(lines)
