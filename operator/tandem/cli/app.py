@@ -31,6 +31,8 @@ COMMANDS: Mapping[str, Entry] = {
     "explain": Entry("tandem.cli.explain", "Show each engine parameter with the source of its value."),
     "validate": Entry("tandem.cli.validate", "Check a file; exit 1 with path and reason for every problem."),
     "diff": Entry("tandem.cli.diff", "Compare a file with what the cluster holds; exit 1 on a difference."),
+    "generator": Entry("tandem.cli.generator", "Flags and files of a backend from one input file."),
+    "schema": Entry("tandem.cli.schema", "List every parameter with type, bounds, default and flag per backend."),
     "crds": Entry("tandem.cli.crds", "Print the CustomResourceDefinitions."),
     "local": Entry("tandem.cli.local", "Run a deployment as processes on this machine."),
     "operator": Entry("tandem.cli.operator", "Run the operator."),
