@@ -128,49 +128,18 @@ def test_a_rule_may_give_a_list(library):
     assert role.command[-4:] == ("--cudagraph-capture-sizes", "1", "2", "3")
 
 
-SIZES = {"isl": 4000}
+def test_s0_37_the_shipped_rules_see_the_sizes_that_a_deployment_is_made_for(library):
+    found = values(render(request(mode="disagg", facts={"isl": 4000}), library))
+
+    assert found["prefill", "max_num_tokens"] == (5500, "rule", "rules/vllm.rule:14")
+    assert found["decode", "max_num_tokens"] == (128, "rule", "rules/vllm.rule:11")
 
 
-@pytest.mark.parametrize(
-    ("role", "mode", "given", "name", "expected"),
-    [
-        ("prefill", "disagg", {}, "max_batch_size", 1),
-        ("decode", "disagg", {}, "max_batch_size", 128),
-        ("agg", "agg", {}, "max_batch_size", 128),
-        ("prefill", "disagg", {"max_batch_size": 64}, "max_num_tokens", 5500),
-        ("agg", "agg", {"max_batch_size": 64}, "max_num_tokens", 5564),
-    ],
-)
-def test_s0_37_shipped_vllm_rules(library, role, mode, given, name, expected):
-    roles = dict.fromkeys(("agg",) if mode == "agg" else ("prefill", "decode"), given)
-    found = values(render(request(mode=mode, roles=roles, facts=SIZES), library))
-
-    assert found[role, name][:2] == (expected, "rule")
-    assert found[role, name][2].startswith("rules/vllm.rule:")
-
-
-def test_s0_37_shipped_torch_rules_fill_the_batch_that_limits_allow(library):
+def test_s0_37_the_batch_of_the_bundled_server_is_what_limits_allow(library):
     limits = {"concurrency": Given(5, "user", "spec.limits.concurrency")}
 
     assert values(render(request("torch", limits=limits), library))["agg", "max_batch_size"][0] == 5
     assert values(render(request("torch"), library))["agg", "max_batch_size"][0] == 16
-
-
-@pytest.mark.parametrize("backend", ["torch", "vllm"])
-def test_s0_38_the_benchmark_set_changes_only_what_its_file_names(library, backend):
-    production = values(render(request(backend), library))
-    benchmark = values(render(request(backend, rule_set="benchmark"), library))
-
-    changed = {
-        key for key in production | benchmark if production.get(key, (None,))[0] != benchmark.get(key, (None,))[0]
-    }
-    assert (
-        changed
-        == {
-            "torch": {("agg", "max_batch_size")},
-            "vllm": {("agg", "max_batch_size"), ("agg", "disable_prefix_cache")},
-        }[backend]
-    )
 
 
 def test_every_value_that_cannot_be_had_is_told_at_once(library):

@@ -1,0 +1,139 @@
+"""The shipped rule files: what they give for each backend and set, and what the benchmark set changes."""
+
+import pytest
+
+from tandem.rendering.evaluation import evaluate_rules
+from tandem.rendering.library import RULE_SETS
+from tandem.rendering.mapping import PARAMETER_NAMES
+from tandem.rendering.vocabulary import CONTEXT_NAMES, ROLES
+
+BACKENDS = ("torch", "vllm", "sglang", "trtllm")
+NOTHING = dict.fromkeys((*PARAMETER_NAMES, *CONTEXT_NAMES))
+
+
+def given_by(library, backend, role, *, rule_set="production", isl=4000, **user):
+    """What the rules of a backend give for a role, beside what the user set."""
+    facts = {"role": role, "mode": "agg" if role == "agg" else "disagg", "backend": backend, "isl": isl}
+    rules = library.rule_file(rule_set, backend)
+    values = {**NOTHING, "concurrency": 16, **facts, **user}
+    hits = evaluate_rules(rules, role=role, values=values, given=user)
+    return {hit.name: hit.value for hit in hits if hit.outcome == "applied"}
+
+
+SIZES = tuple(range(1, 65))
+# isl=4000, bs=64: what S0.37 promises, for each backend and role.
+GOLDEN = {
+    ("torch", "agg"): {},
+    ("torch", "prefill"): {},
+    ("torch", "decode"): {},
+    ("vllm", "agg"): {"max_num_tokens": 5564},
+    ("vllm", "prefill"): {"max_num_tokens": 5500},
+    ("vllm", "decode"): {"max_num_tokens": 64},
+    ("sglang", "agg"): {"max_prefill_tokens": 5500, "cuda_graph_batch_sizes": SIZES},
+    ("sglang", "prefill"): {"max_prefill_tokens": 5500, "cuda_graph_batch_sizes": SIZES},
+    ("sglang", "decode"): {"max_prefill_tokens": 5500, "cuda_graph_batch_sizes": SIZES},
+    ("trtllm", "agg"): {
+        "disable_overlap_scheduler": False,
+        "tokens_per_block": 32,
+        "max_num_tokens": 5568,  # 5564, in whole blocks
+        "cuda_graph_batch_sizes": SIZES,
+    },
+    ("trtllm", "prefill"): {
+        "disable_overlap_scheduler": True,
+        "tokens_per_block": 32,
+        "max_num_tokens": 5504,
+        "cuda_graph_batch_sizes": SIZES,
+    },
+    ("trtllm", "decode"): {
+        "disable_overlap_scheduler": False,
+        "tokens_per_block": 32,
+        "max_num_tokens": 64,
+        "cuda_graph_batch_sizes": SIZES,
+    },
+}
+
+
+@pytest.mark.parametrize(("backend", "role"), GOLDEN)
+def test_s0_37_golden_table_of_the_shipped_rules(library, backend, role):
+    assert given_by(library, backend, role, max_batch_size=64) == GOLDEN[backend, role]
+
+
+@pytest.mark.parametrize("backend", ["vllm", "sglang", "trtllm"])
+def test_s0_37_batches_when_the_user_says_nothing(library, backend):
+    found = {role: given_by(library, backend, role)["max_batch_size"] for role in ROLES}
+
+    assert found == {"agg": 128, "prefill": 1, "decode": 128}
+
+
+def test_s0_37_the_bundled_server_fills_the_batch_that_limits_allow(library):
+    assert given_by(library, "torch", "agg") == {"max_batch_size": 16}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("role", ROLES)
+def test_s0_37_without_a_size_of_prompts_nothing_is_derived_from_it(library, backend, role):
+    found = given_by(library, backend, role, isl=None)
+
+    assert "max_prefill_tokens" not in found
+    assert role == "decode" or "max_num_tokens" not in found
+
+
+def test_s0_37_without_chunked_prefill_vllm_chooses_its_budget(library):
+    assert "max_num_tokens" not in given_by(library, "vllm", "decode", enable_chunked_prefill=False)
+    assert given_by(library, "vllm", "decode", enable_chunked_prefill=True)["max_num_tokens"] == 128
+
+
+@pytest.mark.parametrize("backend", ["sglang", "trtllm"])
+@pytest.mark.parametrize(
+    "user", [{"disable_cuda_graph": True}, {"cuda_graph_max_batch_size": 8}, {"max_batch_size": 513}]
+)
+def test_s0_37_graphs_are_left_to_the_engine_where_a_list_would_not_fit(library, backend, user):
+    assert "cuda_graph_batch_sizes" not in given_by(library, backend, "decode", **user)
+
+
+@pytest.mark.parametrize(("block", "expected"), [(16, 5504), (64, 5504), (128, 5504), (1, 5500), (1024, 6144)])
+def test_s0_37_the_budget_of_trtllm_is_whole_blocks(library, block, expected):
+    assert given_by(library, "trtllm", "prefill", tokens_per_block=block)["max_num_tokens"] == expected
+
+
+def test_s0_37_experts_of_trtllm_share_the_gpus_of_a_layer(library):
+    sizes = {"moe_tensor_parallel_size": 2, "moe_expert_parallel_size": 4}
+
+    assert given_by(library, "trtllm", "agg", **sizes)["tensor_parallel_size"] == 8
+
+
+@pytest.mark.parametrize(("is_moe", "size", "expected"), [(True, 2, True), (True, 1, False), (False, 2, None)])
+def test_s0_37_attention_of_trtllm_is_data_parallel_for_experts_only(library, is_moe, size, expected):
+    rules = library.rule_file("production", "trtllm")
+    values = {**NOTHING, "is_moe": is_moe, "data_parallel_size": size}
+    hits = evaluate_rules(rules, role="agg", values=values, given={"data_parallel_size"})
+
+    assert [hit.value for hit in hits if hit.name == "enable_attention_dp"] == [expected]
+
+
+# What docs/rules.md says that the benchmark set changes; max_num_tokens follows from max_batch_size.
+BENCHMARK_CHANGES = {
+    "torch": {"max_batch_size"},
+    "vllm": {"max_batch_size", "disable_prefix_cache", "max_num_tokens"},
+    "sglang": {"max_batch_size", "disable_prefix_cache", "cuda_graph_batch_sizes"},
+    "trtllm": {"max_batch_size", "disable_prefix_cache", "cuda_graph_batch_sizes", "max_num_tokens"},
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_s0_38_the_benchmark_set_changes_only_the_documented_keys(library, backend):
+    changed = set()
+    for role in ROLES:
+        production, benchmark = (given_by(library, backend, role, rule_set=name) for name in RULE_SETS)
+        changed |= {name for name in production | benchmark if production.get(name) != benchmark.get(name)}
+
+    assert changed == BENCHMARK_CHANGES[backend]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rule_set", RULE_SETS)
+@pytest.mark.parametrize("role", ROLES)
+def test_s0_37_rules_hold_for_the_largest_and_smallest_values(library, backend, rule_set, role):
+    for size in (1, 1_048_576):
+        for isl in (None, 1, 10_000_000):
+            given_by(library, backend, role, rule_set=rule_set, isl=isl, max_batch_size=size)
