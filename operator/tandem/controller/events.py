@@ -31,13 +31,15 @@ class Transition:
 def transition(before: Mapping[str, Any], after: Mapping[str, Any]) -> Transition | None:
     """What has changed between two statuses: ready or not, and if something is wrong, what. Progress is no event."""
     ready, degraded = (find(after.get("conditions"), kind) for kind in ("Ready", "Degraded"))
-    if ready is None or degraded is None:
+    if degraded is None:
         return None
     was_ready, was_degraded = (find(before.get("conditions"), kind) for kind in ("Ready", "Degraded"))
     wrong = degraded["status"] == "True"
     if wrong:
         same = was_degraded and was_degraded["status"] == "True" and was_degraded["reason"] == degraded["reason"]
         return None if same else Transition("Warning", degraded["reason"], degraded["message"])
+    if ready is None:
+        return None
     if ready["status"] == "True":
         same = was_ready and was_ready["status"] == "True"
         return None if same else Transition("Normal", "Ready", ready["message"])

@@ -9,6 +9,7 @@ import random
 from tandem.controller.blueprint import blueprint_reconciler
 from tandem.controller.deployment import DeploymentReconciler
 from tandem.controller.desired import Renderer
+from tandem.controller.failure import FailureReporter
 from tandem.controller.health import Health
 from tandem.controller.job import job_reconciler
 from tandem.controller.loading import LoadingReader, RouterSource
@@ -94,7 +95,12 @@ class Controller:
             LoadingReader(routers, self._clock, changed=self._queue.add) as loading,
             asyncio.TaskGroup() as group,
         ):
-            self._workers.start(self._reconcilers(Renderer(cluster), loading), self._settings.workers)
+            statuses = StatusWriter(self._client, self._cache, self._clock)
+            self._workers.start(
+                self._reconcilers(Renderer(cluster), statuses, loading),
+                FailureReporter(self._cache, statuses, self._clock),
+                self._settings.workers,
+            )
             group.create_task(self._verifier.run(self._settings.resync_seconds))
             group.create_task(self._resync())
 
@@ -122,8 +128,7 @@ class Controller:
         elif entry.deployment:
             self._queue.add(Ref(MODEL_DEPLOYMENT.kind, entry.ref.namespace, entry.deployment))
 
-    def _reconcilers(self, renderer: Renderer, loading: LoadingReader) -> dict[str, Reconciler]:
-        statuses = StatusWriter(self._client, self._cache, self._clock)
+    def _reconcilers(self, renderer: Renderer, statuses: StatusWriter, loading: LoadingReader) -> dict[str, Reconciler]:
         deployments = DeploymentReconciler(
             client=self._client,
             cache=self._cache,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -101,14 +101,25 @@ def role_views(situation: Situation, now: datetime) -> list[RoleView]:
                 desired=declared,
                 updated=sum(workload.updated for workload in current),
                 ready=sum(workload.ready for workload in mine),
-                is_complete=bool(current)
-                and not any(workload.present for workload in older)
-                and all(workload.is_complete and workload.replicas == declared for workload in current),
+                is_complete=_is_complete(current, older, declared) if situation.rendered else _runs_on(mine),
                 cause=first_cause(*evidence, hints=situation.hints, now=now),
                 loading=behind(evidence[1], situation.loading),
             )
         )
     return views
+
+
+def _is_complete(current: Sequence[Workload], older: Sequence[Workload], declared: int) -> bool:
+    return (
+        bool(current)
+        and not any(workload.present for workload in older)
+        and all(workload.is_complete and workload.replicas == declared for workload in current)
+    )
+
+
+def _runs_on(workloads: Sequence[Workload]) -> bool:
+    """Whether what is kept while the spec cannot be followed is complete."""
+    return bool(workloads) and all(workload.is_complete for workload in workloads)
 
 
 def cause_from(document: Mapping[str, Any] | None) -> Cause | None:
@@ -131,10 +142,32 @@ def _evidence(workloads: Sequence[Workload]) -> tuple[list[Mapping[str, Any]], l
 def _conditions(
     situation: Situation, roles: Sequence[RoleView], router_cause: Cause | None, cause: Cause | None
 ) -> list[Condition]:
-    parts = [_valid(situation), *_rendered(situation), *_model_ready(roles, cause)]
+    parts = [_valid(situation), *_rendered(situation), *_model_ready(situation, roles, cause)]
     parts += [_role_ready(view) for view in roles]
     parts += _router_ready(situation.observed.router, router_cause)
-    return [_ready(parts, cause), *parts, _progressing(parts, cause, situation), _degraded(parts, cause)]
+    summary = [_ready(parts, cause), _progressing(parts, cause, situation), _degraded(parts, cause)]
+    wrong = cause is not None or any(part.type in ("Valid", "Rendered") and not part.holds for part in parts)
+    if wrong and (serving := still_serving(situation.observed)):
+        summary = [replace(part, message=f"{part.message}; {serving}") for part in summary]
+    ready, *rest = summary
+    return [ready, *parts, *rest]
+
+
+def still_serving(observed: Observed) -> str:
+    """Which revisions answer requests although something is wrong, with their ready workers; empty when none does."""
+    if observed.router is None or not observed.router.ready:
+        return ""
+    sides: dict[str, list[Workload]] = {}
+    for workload in observed.workers:
+        if workload.present or workload.ready:
+            sides.setdefault(workload.revision, []).append(workload)
+    told = []
+    for revision, side in sides.items():
+        if all(workload.ready for workload in side) and any(workload.role in GENERATING_ROLES for workload in side):
+            side.sort(key=lambda workload: ROLE_ORDER.index(workload.role))
+            counts = ", ".join(f"{workload.role} {workload.ready} of {workload.replicas} ready" for workload in side)
+            told.append(f"revision {revision} still serves ({counts})")
+    return "; ".join(told)
 
 
 def _valid(situation: Situation) -> Condition:
@@ -150,14 +183,14 @@ def _rendered(situation: Situation) -> list[Condition]:
     return [true("Rendered", "Applied")] if situation.rendered else []
 
 
-def _model_ready(roles: Sequence[RoleView], cause: Cause | None) -> list[Condition]:
-    """Whether a worker of the present spec has loaded the model."""
+def _model_ready(situation: Situation, roles: Sequence[RoleView], cause: Cause | None) -> list[Condition]:
+    """Whether a worker of the present spec has loaded the model; of a refused spec: of what runs on."""
     if cause is not None and cause.concerns_model:
         return [false("ModelReady", cause.reason, cause.message)]
     wanted = [view for view in roles if view.desired]
     if not wanted:
         return []
-    if all(view.ready and view.updated for view in wanted):
+    if all(view.ready and (view.updated or situation.rendered is None) for view in wanted):
         return [true("ModelReady", "Loaded")]
     return [Condition("ModelReady", "Unknown", "NotLoadedYet", "no worker of each role has loaded the model yet")]
 

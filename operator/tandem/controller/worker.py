@@ -25,21 +25,30 @@ class Reconciler(Protocol):
         """One round; may raise ApiError and Fenced."""
 
 
+class Reporter(Protocol):
+    """Tells users of failures that nobody foresaw."""
+
+    async def report(self, ref: Ref, error: Exception) -> float | None:
+        """Seconds to try again after, if any; may raise ApiError and Fenced."""
+
+
 class Workers:
     """A number of tasks that work on the queue until stopped."""
 
     def __init__(self, queue: WorkQueue[Ref], metrics: Metrics) -> None:
         self._queue = queue
         self._reconcilers: Mapping[str, Reconciler] = {}
+        self._reporter: Reporter | None = None
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def start(self, reconcilers: Mapping[str, Reconciler], count: int) -> None:
-        """Starts `count` workers; `reconcilers` by kind."""
+    def start(self, reconcilers: Mapping[str, Reconciler], reporter: Reporter, count: int) -> None:
+        """Starts `count` workers; `reconcilers` by kind, `reporter` for what goes wrong in them."""
         self._reconcilers = reconcilers
+        self._reporter = reporter
         self._tasks = [asyncio.create_task(self._work(), name=f"worker {number}") for number in range(count)]
 
     async def stop(self, seconds: float) -> None:
@@ -84,9 +93,23 @@ class Workers:
             result = "failed"
             wait = self._queue.add_failed(key, at_least=error.retry_after or 0.0)
             logger.warning("%s: %s; again in %.1f s", key, error, wait)
-        except Exception:
+        except Exception as error:
             result = "error"
             wait = self._queue.add_failed(key, at_least=1.0)
             logger.exception("%s: a bug in the operator; again in %.1f s", key, wait)
+            await self._report(key, error)
         finally:
             self._metrics.reconciled(key.kind, result, time.perf_counter() - started)
+
+    async def _report(self, key: Ref, error: Exception) -> None:
+        if self._reporter is None:
+            return
+        try:
+            wait = await self._reporter.report(key, error)
+        except (ApiError, Fenced) as refusal:
+            logger.warning("%s: the failure could not be told: %s", key, refusal)
+        except Exception:
+            logger.exception("%s: a second bug, in telling of the first", key)
+        else:
+            if wait is not None:
+                self._queue.add_after(key, wait)

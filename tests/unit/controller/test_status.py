@@ -50,6 +50,12 @@ def shown(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return {condition["type"]: (condition["status"], condition["reason"]) for condition in status["conditions"]}
 
 
+def message_of(status: dict[str, Any], kind: str) -> str:
+    found = find(status["conditions"], kind)
+    assert found is not None
+    return str(found["message"])
+
+
 def serving(**spec: Any) -> World:
     world = World(**spec)
     world.apply_all()
@@ -166,7 +172,8 @@ def test_ready_is_never_true_while_a_pod_crashes() -> None:
     }
     ready = find(status["conditions"], "Ready")
     assert ready is not None
-    assert ready["message"] == "pod p, container server (exit code 1): boom"
+    serves = f"revision {world.rendered.revision} still serves (agg 2 of 2 ready)"
+    assert ready["message"] == f"pod p, container server (exit code 1): boom; {serves}"
 
 
 def test_a_model_that_is_not_there_is_told_as_such() -> None:
@@ -226,6 +233,46 @@ def test_a_refused_spec_is_told_and_what_runs_is_still_shown() -> None:
     assert status["roles"] == {"agg": {"desired": 2, "updated": 0, "ready": 2}}
     for field in ("inventory", "parameters", "revision"):
         assert status[field] == before[field]
+
+
+def test_a_refused_spec_takes_nothing_from_the_revision_that_serves() -> None:
+    world = serving(**DISAGG)
+    before = status_of(world)
+    problem = Problem("spec.backendVersion", "'9'", "this version of torch is not known", "Use one of: 1.")
+    status = status_of(world, before, rendered=None, problems=(problem,), generation=2)
+    conditions = shown(status)
+    assert conditions["ModelReady"] == ("True", "Loaded")
+    assert conditions["PrefillReady"] == conditions["DecodeReady"] == ("True", "AllReady")
+    assert (conditions["Ready"], conditions["RouterReady"]) == (("False", "InvalidSpec"), ("True", "Available"))
+    serves = f"revision {before['revision']} still serves (prefill 1 of 1 ready, decode 2 of 2 ready)"
+    for kind in ("Ready", "Progressing", "Degraded"):
+        assert message_of(status, kind) == f"{problem}; {serves}"
+
+
+def test_when_a_new_revision_fails_the_old_one_is_said_to_serve() -> None:
+    world = serving(**AGG)
+    old = world.rendered.revision
+    world.wish(**AGG, model={"pvc": {"claimName": "models", "path": "other"}})
+    for obj in world.built.objects:
+        world.put(obj)
+    world.settle(world.workers("agg"), replicas=1, ready=0)
+    world.settle_all_of("router")
+    world.put_pod(ended(1, message="boom"), role="agg", name="new")
+    status = status_of(world, taking_over=True)
+    serves = f"revision {old} still serves (agg 2 of 2 ready)"
+    located = "pod new, container server (exit code 1): boom"
+    assert message_of(status, "Ready") == message_of(status, "Degraded") == f"{located}; {serves}"
+    assert message_of(status, "Progressing") == f"waiting until the cause is removed; {serves}"
+
+
+@pytest.mark.parametrize("lacking", ["router", "prefill"])
+def test_what_cannot_answer_is_not_said_to_serve(lacking: str) -> None:
+    world = serving(**DISAGG)
+    name = next(doc["metadata"]["name"] for doc in world.deployments() if f"-{lacking}" in doc["metadata"]["name"])
+    document = next(doc for doc in world.deployments() if doc["metadata"]["name"] == name)
+    world.settle(document, ready=0)
+    world.put_pod(ended(1, message="boom"), role="decode")
+    assert message_of(status_of(world), "Ready") == "pod p, container server (exit code 1): boom"
 
 
 def test_objects_that_could_not_be_written_are_told() -> None:

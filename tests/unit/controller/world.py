@@ -104,6 +104,12 @@ class World:
             },
         )
 
+    def settle_all_of(self, part: str) -> None:
+        """The Deployments with `part` in their names are complete."""
+        for document in self.deployments():
+            if f"-{part}" in document["metadata"]["name"]:
+                self.settle(document)
+
     def settle_all(self) -> None:
         """All Deployments are complete."""
         for document in self.deployments():
