@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -66,7 +66,8 @@ class Service:
         self.engine_id = uuid.uuid4().hex
         self.created = int(time.time())
         self.status = Status.LOADING
-        self.load_progress: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.loading: Callable[[], Mapping[str, object]] = dict
+        """What `/health` tells of how far loading is."""
         self._backend: Backend | None = None
 
     def attach(self, backend: Backend) -> None:

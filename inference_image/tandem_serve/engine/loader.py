@@ -66,9 +66,10 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
         dtype = devices.choose_dtype(options.dtype, device)
         cpus = devices.cpu_quota()
         devices.set_threads(cpus)
-    config, model_class = _configure(options, checkpoint)
-    max_model_len = _max_model_len(options, config)
-    support.refuse_unsupported(config, model_class, max_model_len=max_model_len)
+    with progress.step("config"):
+        config, model_class = _configure(options, checkpoint)
+        max_model_len = _max_model_len(options, config)
+        support.refuse_unsupported(config, model_class, max_model_len=max_model_len)
     with progress.step("tokenizer"):
         tokenizer = _tokenizer(options)
     with progress.step("weights"):

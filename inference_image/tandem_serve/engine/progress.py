@@ -50,6 +50,10 @@ class LoadProgress:
         if due:
             self._log.info("loading weights", extra=self._figures())
 
+    def told(self) -> dict[str, object]:
+        """The step and the bytes, for `/health`."""
+        return {"step": self.step_name, "loaded_bytes": self.loaded_bytes, "total_bytes": self.total_bytes}
+
     def _figures(self) -> dict[str, float]:
         seconds = self.seconds
         left = max(0, self.total_bytes - self.loaded_bytes)

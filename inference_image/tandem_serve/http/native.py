@@ -76,8 +76,7 @@ def _health(service: Service) -> Response:
         return JSONResponse({"status": "healthy", "model_loaded": True, "device": facts.device})
     body: dict[str, Any] = {"status": str(service.status), "model_loaded": service.model_loaded}
     if service.status is Status.LOADING:
-        loaded, total = service.load_progress()
-        body |= {"message": "Model not loaded", "loaded_bytes": loaded, "total_bytes": total}
+        body |= {"message": "Model not loaded", **service.loading()}
     return JSONResponse(body, status_code=503, headers=retry)
 
 

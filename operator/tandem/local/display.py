@@ -9,6 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from tandem.local.probe import Loading
 from tandem.local.spec import LocalPlan
 from tandem.local.unit import Cause, Phase, UnitStatus
 
@@ -27,7 +28,7 @@ class Display:
         self._verbose = verbose
         self._clock = clock
         self._began = clock()
-        self._last: dict[str, tuple[tuple[Phase, bool], float]] = {}
+        self._last: dict[str, tuple[tuple[Phase, str | None], float]] = {}
         self._bars: dict[str, TaskID] = {}
         self._progress: Progress | None = None
         if console.is_terminal:
@@ -76,7 +77,7 @@ class Display:
 
     def _draw(self, progress: Progress, status: UnitStatus) -> None:
         loading = status.loading
-        total, done = (loading.total, loading.loaded) if loading and loading.total else (None, 0)
+        total, done = (loading.total, loading.loaded) if loading and loading.counts else (None, 0)
         if status.phase in _DONE:
             total = done = 1
         progress.update(self._bars[status.unit], total=total, completed=done, state=describe(status))
@@ -84,9 +85,9 @@ class Display:
             progress.stop_task(self._bars[status.unit])
 
     def _print_if_new(self, status: UnitStatus) -> None:
-        """Prints a new phase, the beginning of loading, and how far that is every few seconds."""
+        """Prints a new phase, each step of loading, and how far that is every few seconds."""
         now = self._clock()
-        shown = status.phase, bool(status.loading and status.loading.total)
+        shown = status.phase, status.loading.step if status.loading else None
         last, printed = self._last.get(status.unit, (None, now))
         if shown == last and not (status.loading and now - printed >= _LINE_EVERY_SECONDS):
             return
@@ -98,9 +99,15 @@ def describe(status: UnitStatus) -> str:
     """A status in a few words."""
     if status.phase in (Phase.RESTARTING, Phase.FAILED, Phase.NOT_READY) and status.trouble:
         return f"{status.phase}: {status.trouble}"
-    if status.loading and status.loading.total:
-        return f"loading {_size(status.loading.loaded)}/{_size(status.loading.total)}"
-    return str(status.phase)
+    return _loading_words(status.loading) or str(status.phase)
+
+
+def _loading_words(loading: Loading | None) -> str:
+    if loading is None:
+        return ""
+    if loading.counts:
+        return f"loading {_size(loading.loaded)}/{_size(loading.total)}"
+    return f"loading: {loading.step}" if loading.step else ""
 
 
 def _size(count: int) -> str:

@@ -13,15 +13,22 @@ import aiohttp
 
 from tandem.local.spec import LOOPBACK, ProbeSpec
 
+WEIGHTS = "weights"
 _MAX_ANSWER = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """How much of its weights a process has loaded, in bytes."""
+    """How much of its weights a process has loaded, in bytes, and what it is doing; `step` may be unknown ("")."""
 
     loaded: int
     total: int
+    step: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the bytes say how far it is: before and after the weights there is other work to do."""
+        return self.total > 0 and self.step in ("", WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ def _loading(body: bytes) -> Loading | None:
     """The bundled server says in its 503 how far loading is."""
     with suppress(ValueError, KeyError, TypeError):
         fields = json.loads(body)
-        return Loading(int(fields["loaded_bytes"]), int(fields["total_bytes"]))
+        return Loading(int(fields["loaded_bytes"]), int(fields["total_bytes"]), str(fields.get("step", "")))
     return None
 
 

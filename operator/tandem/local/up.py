@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from tandem.local.client import until_router_knows
 from tandem.local.machine import free_port, port_is_free, this_machine
 from tandem.local.plan import make_plan
 from tandem.local.policy import RestartPolicy
+from tandem.local.rundir import owned_directory
 from tandem.local.spec import LOOPBACK, LocalPlan
 from tandem.local.supervisor import Observer, Supervisor, UnitFailed
 from tandem.manifests import build
@@ -45,19 +45,19 @@ class LocalOptions:
 @contextmanager
 def run_directory() -> Iterator[Path]:
     """A directory for files, logs and scratch space, removed at the end; of a unit that failed the logs stay."""
-    directory = Path(tempfile.mkdtemp(prefix="tandem-local-"))
     kept = None
-    try:
-        yield directory
-    except UnitFailed:
-        kept = logs_of(directory)
-        raise
-    finally:
-        for entry in directory.iterdir():
-            if entry != kept:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        if kept is None:
-            directory.rmdir()
+    with owned_directory() as directory:
+        try:
+            yield directory
+        except UnitFailed:
+            kept = logs_of(directory)
+            raise
+        finally:
+            for entry in directory.iterdir():
+                if entry != kept:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if kept is None:
+                directory.rmdir()
 
 
 def plan_deployment(deployment: ModelDeployment, options: LocalOptions, *, directory: Path) -> LocalPlan:

@@ -166,6 +166,7 @@ def test_not_even_sigkill_leaves_a_process(start, stub, tmp_path):
     up.until_address()
     assert len(up.look()) >= 5
     assert up.end(signal.SIGKILL) == -signal.SIGKILL
+    assert list(up.scratch.glob("tandem-local-*"))
     assert up.left() == []
 
 

@@ -56,6 +56,17 @@ def test_a_phase_is_told_once_and_loading_now_and_then(written, clock):
     ]
 
 
+def test_each_step_of_loading_is_told(written, clock):
+    shown = display(written, clock)
+    for clock.now, step, loaded in ((1.0, "imports", 0), (2.0, "imports", 0), (8.0, "weights", 0), (8.5, "eval", 9)):
+        shown.changed(status(Phase.STARTING, loading=Loading(loaded, 9_000_000, step)))
+    assert written.getvalue().splitlines() == [
+        "   1.0 s  demo-agg-r1-0: loading: imports",
+        "   8.0 s  demo-agg-r1-0: loading 0 KB/9.0 MB",
+        "   8.5 s  demo-agg-r1-0: loading: eval",
+    ]
+
+
 def test_lines_of_processes_are_shown_only_when_asked_for(written, clock):
     display(written, clock).line("demo-agg-r1-0/server", "quiet")
     display(written, clock, verbose=True).line("demo-agg-r1-0/server", "[red]loud[/red]")
@@ -78,6 +89,9 @@ def test_a_terminal_gets_a_bar_for_each_process():
     [
         (status(Phase.STARTING), "starting"),
         (status(Phase.STARTING, loading=Loading(500, 20_000)), "loading 0 KB/20 KB"),
+        (status(Phase.STARTING, loading=Loading(500, 20_000, "weights")), "loading 0 KB/20 KB"),
+        (status(Phase.STARTING, loading=Loading(0, 20_000, "imports")), "loading: imports"),
+        (status(Phase.STARTING, loading=Loading(0, 0)), "starting"),
         (status(Phase.RESTARTING, trouble="ended (exit code 3)"), "restarting: ended (exit code 3)"),
         (status(Phase.NOT_READY, trouble="HTTP 503"), "not ready: HTTP 503"),
         (status(Phase.READY, trouble=""), "ready"),

@@ -71,13 +71,14 @@ async def test_s1_02_each_bound_is_kept(server: LiveServer, field: str, good: tu
 
 async def test_s1_03_health_is_503_until_the_model_is_loaded(llama: LoadedModel) -> None:
     async with live_server(tiny.settings(Path("x")), llama, attach=False) as server:
-        server.service.load_progress = lambda: (3, 10)
+        server.service.loading = lambda: {"step": "weights", "loaded_bytes": 3, "total_bytes": 10}
         answer = await server.get("/health")
         assert (answer.status, answer.headers["retry-after"]) == (503, "5")
         assert answer.json == {
             "status": "loading",
             "model_loaded": False,
             "message": "Model not loaded",
+            "step": "weights",
             "loaded_bytes": 3,
             "total_bytes": 10,
         }
