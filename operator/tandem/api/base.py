@@ -11,20 +11,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+from tandem.api import patterns
+
 API_GROUP = "tandem.dev"
 API_VERSION = f"{API_GROUP}/v1alpha1"
 
-# RFC 1123 names as the API server writes them; lengths are bounded so that CEL cost estimates stay small.
-DnsLabel = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-DnsName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-SecretKey = Annotated[str, Field(max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+DnsLabel = Annotated[str, Field(max_length=63, pattern=patterns.DNS_LABEL.regex)]
+DnsName = Annotated[str, Field(max_length=253, pattern=patterns.DNS_NAME.regex)]
+DataKey = Annotated[str, Field(max_length=253, pattern=patterns.DATA_KEY.regex)]
 # Of k8s.io/apimachinery/pkg/api/resource, without the sign: the API server fails on other texts deep inside an apply.
-_QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 
 
 def _check_quantity(value: int | str) -> int | str:
-    if re.match(_QUANTITY, str(value)) is None:
-        raise PydanticCustomError("quantity", "this is no quantity: write a number with a unit, like 2, 500m or 4Gi")
+    if re.match(QUANTITY, str(value)) is None:
+        raise PydanticCustomError("quantity", "this is no quantity")
     return value
 
 
@@ -32,23 +33,46 @@ Quantity = Annotated[
     int | str,
     Field(
         union_mode="left_to_right",
-        json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": _QUANTITY},
+        json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": QUANTITY},
         description="A Kubernetes quantity: 2, 500m, 4Gi.",
     ),
     AfterValidator(_check_quantity),
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """A condition over several fields, declared once: `cel` for the API server, `holds` for pydantic.
 
-    `message` is shown by both and says what to do.
+    `reason` says why it is broken, `fix` what to do. `field` (as in YAML) is the one that it is told at, and `shown`
+    (Python names) are those whose presence is told with it.
     """
 
     cel: str
-    message: str
+    reason: str
+    fix: str
     holds: Callable[[Any], bool]
+    field: str = ""
+    shown: tuple[str, ...] = ()
+
+    @property
+    def message(self) -> str:
+        """Reason and fix in one, for the API server."""
+        return f"{self.reason}: {self.fix[0].lower()}{self.fix[1:].rstrip('.')}"
+
+    @property
+    def validation(self) -> dict[str, str]:
+        """The rule as a CEL validation of a CustomResourceDefinition."""
+        located = {"fieldPath": f".{self.field}"} if self.field else {}
+        return {"rule": self.cel, "message": self.message, **located}
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A rule that a value breaks, with the fields of `shown` that it has."""
+
+    rule: Rule
+    given: tuple[str, ...]
 
 
 class ApiModel(BaseModel):
@@ -70,17 +94,22 @@ class ApiModel(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        for rule in self.cel_rules:
-            if not rule.holds(self):
-                raise PydanticCustomError("rule", "{message}", {"message": rule.message})
+        broken = [rule for rule in self.cel_rules if not rule.holds(self)]
+        if broken:
+            told = tuple(Broken(rule, self._given(rule.shown)) for rule in broken)
+            text = "; ".join(rule.message for rule in broken)
+            raise PydanticCustomError("rule", "{text}", {"text": text, "broken": told})
         return self
+
+    def _given(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(field_name(name) for name in names if getattr(self, name) is not None)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
         """Adds the class's rules as CEL validations."""
         schema: dict[str, Any] = handler.resolve_ref_schema(handler(core_schema))
         if cls.cel_rules:
-            schema["x-kubernetes-validations"] = [{"rule": rule.cel, "message": rule.message} for rule in cls.cel_rules]
+            schema["x-kubernetes-validations"] = [rule.validation for rule in cls.cel_rules]
         return schema
 
     def as_manifest(self) -> dict[str, Any]:
@@ -88,24 +117,31 @@ class ApiModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
 
 
-def exactly_one(*fields: str, message: str) -> Rule:
+def exactly_one(*fields: str, reason: str) -> Rule:
     """A rule that exactly one of `fields` (Python names) is given."""
-    cel = " + ".join(f"(has(self.{_field_name(name)}) ? 1 : 0)" for name in fields)
+    names = [field_name(name) for name in fields]
     return Rule(
-        cel=f"{cel} == 1",
-        message=message,
+        cel=" + ".join(f"(has(self.{name}) ? 1 : 0)" for name in names) + " == 1",
+        reason=reason,
+        fix=f"Give exactly one of {', '.join(names[:-1])} or {names[-1]}.",
         holds=lambda model: sum(getattr(model, name) is not None for name in fields) == 1,
+        shown=fields,
     )
 
 
-def never(field: str, message: str) -> Rule:
+def never(field: str, *, reason: str, fix: str) -> Rule:
     """A rule that `field` is never given: it is declared only so that its refusal says what to do instead."""
+    name = field_name(field)
     return Rule(
-        cel=f"!has(self.{_field_name(field)})", message=message, holds=lambda model: getattr(model, field) is None
+        cel=f"!has(self.{name})",
+        reason=reason,
+        fix=fix,
+        holds=lambda model: getattr(model, field) is None,
+        field=name,
     )
 
 
-def _field_name(name: str) -> str:
+def field_name(name: str) -> str:
     """The name in YAML of the Python field `name`; a trailing underscore only keeps it from being a keyword."""
     return to_camel(name.rstrip("_"))
 
@@ -120,7 +156,16 @@ class SecretKeyRef(ApiModel):
     """One key of a Secret in the same namespace."""
 
     name: DnsName
-    key: SecretKey
+    key: DataKey
+
+
+# What else the API server has there.
+OTHER_METADATA = frozenset(
+    (
+        *("generateName", "finalizers", "ownerReferences", "creationTimestamp", "deletionGracePeriodSeconds"),
+        *("managedFields", "selfLink"),
+    )
+)
 
 
 class ObjectMeta(BaseModel):

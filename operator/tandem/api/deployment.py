@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tandem.api import patterns
 from tandem.api.base import (
     ApiModel,
     DnsName,
@@ -35,12 +36,14 @@ class HubSource(ApiModel):
 
     cel_rules: ClassVar = (
         never(
-            "token", "a token is never written inline: put it in a Secret and name it in tokenSecretRef: {name, key}"
+            "token",
+            reason="a token is never written inline",
+            fix="Put it in a Secret and name it in tokenSecretRef: {name, key}.",
         ),
     )
 
-    repo: Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9][-._A-Za-z0-9]*(/[A-Za-z0-9][-._A-Za-z0-9]*)?$")]
-    revision: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][-._/A-Za-z0-9]*$")] = "main"
+    repo: Annotated[str, Field(max_length=200, pattern=patterns.REPOSITORY.regex)]
+    revision: Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.HUB_REVISION.regex)] = "main"
     token_secret_ref: SecretKeyRef | None = Field(None, description="Secret key that holds the hub's access token.")
     token: Annotated[str, Field(max_length=65_536)] | None = Field(
         None, description="Never allowed: put the token in a Secret and name it in tokenSecretRef."
@@ -55,7 +58,7 @@ class PvcSource(ApiModel):
         str,
         Field(
             max_length=1024,
-            pattern=r"^([A-Za-z0-9_@+=,:-][-._A-Za-z0-9@+=,:]*(/[A-Za-z0-9_@+=,:-][-._A-Za-z0-9@+=,:]*)*)?$",
+            pattern=patterns.VOLUME_PATH.regex,
         ),
     ] = Field("", description="Directory of the model inside the volume; empty for the volume's root.")
 
@@ -69,7 +72,7 @@ class ModelSource(ApiModel):
             "hub",
             "pvc",
             "job_ref",
-            message="give exactly one model source: blueprintRef, hub, pvc or jobRef",
+            reason="a model has exactly one source",
         ),
     )
 
@@ -77,9 +80,9 @@ class ModelSource(ApiModel):
     hub: HubSource | None = None
     pvc: PvcSource | None = None
     job_ref: LocalRef | None = Field(None, description="The artifact of a ModelJob.")
-    served_name: (
-        Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][-._:/A-Za-z0-9]*$")] | None
-    ) = Field(None, description="Name under which clients ask for the model; default: the deployment's name.")
+    served_name: Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.MODEL_NAME.regex)] | None = Field(
+        None, description="Name under which clients ask for the model; default: the deployment's name."
+    )
 
 
 class Resources(ApiModel):
@@ -95,8 +98,10 @@ class Role(ApiModel):
     cel_rules: ClassVar = (
         Rule(
             cel=f"!has(self.extraArgs) || self.extraArgs.all(a, !a.matches(r'{INLINE_CREDENTIAL}'))",
-            message="extraArgs must not carry a secret: put it in a Secret and refer to it (model.hub.tokenSecretRef, "
-            "or env valueFrom.secretKeyRef in podTemplate)",
+            reason="extraArgs must not carry a secret",
+            fix="Put it in a Secret and refer to it: model.hub.tokenSecretRef, or env valueFrom.secretKeyRef in "
+            "podTemplate.",
+            field="extraArgs",
             holds=lambda role: not any(_names_secret(argument) for argument in role.extra_args or ()),
         ),
     )
@@ -134,13 +139,15 @@ class Sla(ApiModel):
 
 
 class Limits(ApiModel):
-    """Limits of the bundled server (S1.5-S1.10, S1.17)."""
+    """Limits on requests; which of them hold depends on the backend."""
 
     cel_rules: ClassVar = (
         Rule(
             cel="!has(self.defaultMaxNewTokens) || !has(self.maxNewTokens) "
             "|| self.defaultMaxNewTokens <= self.maxNewTokens",
-            message="defaultMaxNewTokens must not be above maxNewTokens",
+            reason="defaultMaxNewTokens must not be above maxNewTokens",
+            fix="Lower defaultMaxNewTokens or raise maxNewTokens.",
+            field="defaultMaxNewTokens",
             holds=lambda limits: (
                 limits.default_max_new_tokens is None
                 or limits.max_new_tokens is None
@@ -209,14 +216,18 @@ class DeploymentSpec(ApiModel):
     cel_rules: ClassVar = (
         Rule(
             cel="self.mode != 'agg' || !has(self.roles) || (!has(self.roles.prefill) && !has(self.roles.decode))",
-            message="mode agg has one role, agg: remove roles.prefill and roles.decode, or set mode: disagg",
+            reason="mode agg has one role, agg",
+            fix="Remove roles.prefill and roles.decode, or set mode: disagg.",
+            field="roles",
             holds=lambda spec: (
                 spec.mode != "agg" or spec.roles is None or not (spec.roles.prefill or spec.roles.decode)
             ),
         ),
         Rule(
             cel="self.mode != 'disagg' || (has(self.roles) && has(self.roles.prefill) && has(self.roles.decode))",
-            message="mode disagg needs roles.prefill and roles.decode: give both ({} is enough), or set mode: agg",
+            reason="mode disagg needs roles.prefill and roles.decode",
+            fix="Give both ({} is enough), or set mode: agg.",
+            field="mode",
             holds=lambda spec: (
                 spec.mode != "disagg"
                 or bool(spec.roles is not None and spec.roles.prefill is not None and spec.roles.decode is not None)
@@ -224,18 +235,20 @@ class DeploymentSpec(ApiModel):
         ),
         Rule(
             cel="self.mode != 'disagg' || !has(self.roles) || !has(self.roles.agg)",
-            message="mode disagg has the roles prefill and decode: remove roles.agg, or set mode: agg",
+            reason="mode disagg has the roles prefill and decode",
+            fix="Remove roles.agg, or set mode: agg.",
+            field="roles.agg",
             holds=lambda spec: spec.mode != "disagg" or spec.roles is None or spec.roles.agg is None,
         ),
     )
 
     model: ModelSource
     backend: Backend = Field("torch", description="Engine that runs the model.")
-    backend_version: (
-        Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][-+._A-Za-z0-9]*$")] | None
-    ) = Field(None, description="Version of the engine; picks its templates. Default: the newest known.")
-    image: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z0-9][-._/:@A-Za-z0-9]*$")] | None = (
-        Field(None, description="Container image of the workers; default per backend and version.")
+    backend_version: Annotated[str, Field(min_length=1, max_length=64, pattern=patterns.VERSION.regex)] | None = Field(
+        None, description="Version of the engine; picks its templates. Default: the newest known."
+    )
+    image: Annotated[str, Field(min_length=1, max_length=1024, pattern=patterns.IMAGE.regex)] | None = Field(
+        None, description="Container image of the workers; default per backend and version."
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     image_pull_secrets: Annotated[tuple[LocalRef, ...], Field(max_length=16)] | None = None

@@ -1,20 +1,24 @@
-"""From text to resources: YAML or JSON documents, every mistake located."""
+"""From files to resources: YAML or JSON documents, every mistake located."""
 
 from __future__ import annotations
 
-import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from tandem.api.base import API_VERSION
+from tandem.api import patterns
+from tandem.api.base import API_VERSION, OTHER_METADATA, ObjectMeta
 from tandem.api.deployment import ModelDeployment
+from tandem.api.mistakes import Below, Places, near, problems_of
 from tandem.api.problems import Problem, Refused, refuse, shorten
 from tandem.api.resources import ModelBlueprint, ModelJob, ModelRoute
+from tandem.api.yaml_in import MAX_CHARACTERS, Document, read_documents
 
 M = TypeVar("M", bound=BaseModel)
 Resource = ModelDeployment | ModelBlueprint | ModelJob | ModelRoute
@@ -24,124 +28,160 @@ KINDS: Mapping[str, type[ModelDeployment | ModelBlueprint | ModelJob | ModelRout
     "ModelJob": ModelJob,
     "ModelRoute": ModelRoute,
 }
+STANDARD_INPUT = Path("/dev/stdin")
+MAX_PROBLEMS = 100
+_NO_HINTS: Mapping[str, str] = {}
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def load_file(path: Path) -> tuple[Resource, ...]:
-    """All resources of a YAML or JSON file, in order; raises `Refused` with file name and line in each path."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise refuse(str(path), None, "the file does not exist", "Check the path.") from None
-    except IsADirectoryError:
-        raise refuse(str(path), None, "this is a directory", "Name a YAML file inside it.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise refuse(str(path), None, f"the file cannot be read: {error}", "Give a readable UTF-8 file.") from error
-    resources = tuple(parse_resource(document, where) for document, where in _documents(text, str(path)))
-    if not resources:
-        raise refuse(str(path), None, "the file holds no resource", f"Write a document with apiVersion: {API_VERSION}.")
-    return resources
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A resource, with the document that it was read from."""
+
+    resource: Resource
+    document: Document
+
+    def located(self, problem: Problem) -> Problem:
+        """The problem with file, line and column before its path, where that is a path of this resource."""
+        location = self.document.find(problem.path)
+        if location is None:
+            return problem
+        place = self.document.position(location)
+        return Problem(f"{place}: {problem.path}", problem.value, problem.reason, problem.fix)
+
+    @contextmanager
+    def locating(self) -> Iterator[None]:
+        """Locates the problems of what is refused inside."""
+        try:
+            yield
+        except Refused as refused:
+            raise Refused(self.located(problem) for problem in refused.problems) from None
+
+
+def load(path: Path, *, hints: Mapping[str, str] = _NO_HINTS) -> tuple[Loaded, ...]:
+    """All resources of a YAML or JSON file, in order; raises `Refused` with file, line and column in each path.
+
+    `hints` say, by `simplified` name, what to write instead of a field that does not exist.
+    """
+    name = source_name(path)
+    loaded: list[Loaded] = []
+    problems: list[Problem] = []
+    for document in read_documents(_text(path, name), name):
+        problems += _metadata_problems(document)
+        try:
+            loaded.append(Loaded(parse_resource(document.value, document, hints=hints), document))
+        except Refused as refused:
+            problems += refused.problems
+        if len(problems) > MAX_PROBLEMS:
+            break
+    if problems:
+        raise Refused(problems)
+    if not loaded:
+        raise refuse(name, None, "the file holds no resource", f"Write a document with apiVersion: {API_VERSION}.")
+    return tuple(loaded)
+
+
+def load_one(path: Path, *, hints: Mapping[str, str] = _NO_HINTS) -> tuple[ModelDeployment, Loaded]:
+    """The one ModelDeployment of a file, and where it stands."""
+    found = [(each.resource, each) for each in load(path, hints=hints) if isinstance(each.resource, ModelDeployment)]
+    if len(found) != 1:
+        reason = f"{len(found)} ModelDeployments are in it, and one is needed"
+        raise refuse(source_name(path), None, reason, "Give a file with exactly one.")
+    return found[0]
 
 
 def load_deployment(path: Path) -> ModelDeployment:
     """The one ModelDeployment of a file."""
-    found = [resource for resource in load_file(path) if isinstance(resource, ModelDeployment)]
-    if len(found) != 1:
-        raise refuse(str(path), None, f"the file holds {len(found)} ModelDeployments", "Give a file with exactly one.")
-    return found[0]
+    return load_one(path)[0]
 
 
-def parse_resource(document: object, where: str = "") -> Resource:
-    """A resource from its parsed document; raises `Refused`. `where` is put before each path."""
-    prefix = f"{where}: " if where else ""
+def source_name(path: Path) -> str:
+    """What messages call a file."""
+    return "standard input" if path == STANDARD_INPUT else str(path)
+
+
+def parse_resource(document: object, places: Places | None = None, *, hints: Mapping[str, str] = _NO_HINTS) -> Resource:
+    """A resource from its parsed document; raises `Refused`."""
+    places = places or Below()
     if not isinstance(document, dict):
-        raise refuse(f"{prefix}.", document, "a resource is a mapping", "Write apiVersion, kind, metadata and spec.")
+        raise refuse(places.path(()), document, "a resource is a map", "Write apiVersion, kind, metadata and spec.")
     kind = document.get("kind")
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
-        raise refuse(f"{prefix}kind", kind, "this kind is not one of Tandem's", f"Use one of {', '.join(KINDS)}.")
-    if document.get("apiVersion") != API_VERSION:
-        raise refuse(f"{prefix}apiVersion", document.get("apiVersion"), "unknown API version", f"Write {API_VERSION}.")
-    return validate_model(model, document, prefix)
+        raise refuse(places.path(("kind",)), kind, "this kind is not one of Tandem's", _kind_fix(kind))
+    version = document.get("apiVersion")
+    if version != API_VERSION:
+        reason = "unknown API version" if version else "required, but missing"
+        raise refuse(places.path(("apiVersion",)), version, reason, f"Write {API_VERSION}.")
+    return _validated(model, document, places, hints)
 
 
 def validate_model(model: type[M], document: Mapping[str, Any], prefix: str = "") -> M:
-    """`document` as an instance of `model`, or `Refused` with one problem per mistake."""
+    """`document` as an instance of `model`, or `Refused` with one problem per mistake, each path behind `prefix`."""
+    return _validated(model, document, Below(prefix), _NO_HINTS)
+
+
+def _validated(model: type[M], document: Mapping[str, Any], places: Places, hints: Mapping[str, str]) -> M:
     try:
         text = json.dumps(document, allow_nan=False)
     except (TypeError, ValueError) as error:
-        fix = "Quote dates and other special YAML values; NaN and infinity are not numbers here."
-        raise refuse(f"{prefix}.", None, f"a value has no JSON form: {error}", fix) from None
+        raise refuse(places.path(()), None, f"a value has no JSON form: {error}", "Write plain values.") from None
     try:
         return model.model_validate_json(text, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise Refused(_problem(detail, model, prefix) for detail in error.errors(include_url=False)) from None
+        raise Refused(problems_of(error, model, places, hints)) from None
 
 
-def _documents(text: str, name: str) -> Iterator[tuple[object, str]]:
-    loader = yaml.CSafeLoader(text)
+def _text(path: Path, name: str) -> str:
     try:
-        while True:
-            try:
-                if not loader.check_node():
-                    return
-                node = cast("yaml.Node", loader.get_node())
-                line = node.start_mark.line + 1
-                document = loader.construct_document(node)
-            except yaml.MarkedYAMLError as error:
-                mark = error.problem_mark
-                where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-                reason = f"malformed YAML: {error.problem or error.context}"
-                raise refuse(where, None, reason, "Check indentation, quotes and brackets there.") from None
-            except yaml.YAMLError as error:
-                raise refuse(name, None, f"malformed YAML: {error}", "Check the file's characters.") from None
-            if document is not None:
-                yield document, f"{name}:{line}"
-    finally:
-        loader.dispose()
+        with path.open("rb") as file:
+            data = file.read(MAX_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise refuse(name, None, "the file does not exist", "Check the path.") from None
+    except IsADirectoryError:
+        raise refuse(name, None, "this is a directory", "Name a YAML file inside it.") from None
+    except OSError as error:
+        reason = f"the file cannot be read: {error.strerror}"
+        raise refuse(name, None, reason, "Give a file that you may read.") from None
+    if len(data) > MAX_CHARACTERS:
+        fix = f"Give files of at most {MAX_CHARACTERS // 2**20} MiB."
+        raise refuse(name, None, "the file is too large", fix)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        fix = "Save it as UTF-8." if data.startswith(_UTF16) else "Give a YAML file in UTF-8."
+        reason = "this is UTF-16" if data.startswith(_UTF16) else "this is no text in UTF-8"
+        raise refuse(f"{name}:{line}", None, reason, fix) from None
 
 
-def _problem(detail: Any, model: type[BaseModel], prefix: str) -> Problem:
-    location = tuple(part for part in detail["loc"] if isinstance(part, int) or not part.endswith("]"))
-    path = prefix + _dotted(location)
-    kind = detail["type"]
-    if kind == "extra_forbidden":
-        known = _known_fields(model, location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
-        fix = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known)}."
-        return Problem(path, shorten(detail["input"]), "unknown field", fix)
-    if kind == "missing":
-        return Problem(path, "", "required, but missing", "Add it.")
-    if kind == "rule":
-        return Problem(path or ".", "", detail["msg"], "")
-    return Problem(path, shorten(detail["input"]), detail["msg"], "")
+def _kind_fix(kind: object) -> str:
+    if isinstance(kind, str):
+        found = near(kind, list(KINDS))
+        if found:
+            return f"Did you mean {found}?"
+        if kind.endswith("List") or kind == "List":
+            return "Write its items as documents of their own, with --- between them."
+    return f"Use one of {', '.join(KINDS)}."
 
 
-def _dotted(location: tuple[int | str, ...]) -> str:
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path
-
-
-def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The names allowed at `location`, found by walking the models along the way."""
-    current: type[BaseModel] | None = model
-    for part in location:
-        if current is None or isinstance(part, int):
-            continue
-        current = next(
-            (
-                _model_in(field.annotation)
-                for name, field in current.model_fields.items()
-                if part in (name, field.alias)
-            ),
-            None,
-        )
-    return sorted(field.alias or name for name, field in current.model_fields.items()) if current else []
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_model_in(argument) for argument in getattr(annotation, "__args__", ()))
-    return next((model for model in found if model is not None), None)
+def _metadata_problems(document: Document) -> Iterator[Problem]:
+    """What the API server would not take, and the models leave to it."""
+    metadata = document.value.get("metadata") if isinstance(document.value, dict) else None
+    if not isinstance(metadata, dict):
+        return
+    own = [field.alias or name for name, field in ObjectMeta.model_fields.items()]
+    known = sorted({*own, *OTHER_METADATA})
+    for key in metadata:
+        if key not in known:
+            found = near(key, known)
+            fix = f"Did you mean {found}?" if found else "Put it into labels or annotations, or remove it."
+            where = document.path(("metadata", key), key=True)
+            yield Problem(where, shorten(metadata[key]), "unknown field", fix)
+    name, where = metadata.get("name"), document.path(("metadata", "name"))
+    if name is None or name == "":
+        yield Problem(where, "", "a resource needs a name", "Add name.")
+    elif isinstance(name, str) and not (re.search(patterns.DNS_NAME.regex, name) and len(name) <= 253):
+        corrected = patterns.DNS_NAME.correction(name)
+        fix = f"Did you mean {corrected}?" if corrected else f"Write it like {patterns.DNS_NAME.example}."
+        yield Problem(where, shorten(name), patterns.DNS_NAME.says, fix)

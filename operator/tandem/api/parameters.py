@@ -1,4 +1,4 @@
-"""The unified engine parameters (S0.10): one name per meaning, whatever the backend calls it."""
+"""The unified engine parameters: one name per meaning, whatever the backend calls it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tandem.api import patterns
 from tandem.api.base import ApiModel
 
 Count = Annotated[int, Field(ge=1, le=1_048_576)]
 Tokens = Annotated[int, Field(ge=1, le=134_217_728)]
 ParallelSize = Annotated[int, Field(ge=1, le=4096)]
-Word = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
+Word = Annotated[str, Field(min_length=1, max_length=64, pattern=patterns.WORD.regex)]
 KvCacheDtype = Literal["auto", "float16", "bfloat16", "float32", "fp8", "fp8_e4m3", "fp8_e5m2", "int8"]
 
 

@@ -6,8 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tandem.api import patterns
 from tandem.api.base import (
     ApiModel,
+    DataKey,
+    DnsLabel,
     DnsName,
     LocalRef,
     ObjectMeta,
@@ -19,14 +22,14 @@ from tandem.api.base import (
 from tandem.api.deployment import HubSource, PvcSource
 from tandem.api.status import PlainStatus
 
-Path = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
+Path = Annotated[str, Field(min_length=1, max_length=1024, pattern=patterns.FILE_PATH.regex)]
 
 
 class ConfigMapKeyRef(ApiModel):
     """One key of a ConfigMap in the same namespace."""
 
     name: DnsName
-    key: Annotated[str, Field(max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = "config.json"
+    key: DataKey = "config.json"
 
 
 class BlueprintSource(ApiModel):
@@ -38,7 +41,7 @@ class BlueprintSource(ApiModel):
             "config_map_ref",
             "pvc",
             "job_ref",
-            message="give exactly one of inline, configMapRef, pvc or jobRef",
+            reason="config.json has exactly one source",
         ),
     )
 
@@ -51,12 +54,12 @@ class BlueprintSource(ApiModel):
 
 
 class BlueprintDesign(ApiModel):
-    """What a new model should be like (S3.6)."""
+    """What a new model should be like."""
 
     family: Literal["transformer", "diffusion"] = "transformer"
     modality: Literal["text", "image", "audio", "video"] = "text"
     hardware: Literal["edge", "cpu", "gpu", "datacenter_gpu"] = "gpu"
-    context: Annotated[str, Field(max_length=16, pattern=r"^[1-9][0-9]*[kKmM]?$")] = Field(
+    context: Annotated[str, Field(max_length=16, pattern=patterns.CONTEXT_LENGTH.regex)] = Field(
         "2k", description="Context length: 128k."
     )
     tiny: bool = False
@@ -65,7 +68,7 @@ class BlueprintDesign(ApiModel):
 
 
 class BlueprintBudget(ApiModel):
-    """Upper bounds that the model is checked against (S3.4)."""
+    """Upper bounds that the model is checked against."""
 
     max_params: Annotated[int, Field(ge=1)] | None = None
     max_weight_bytes: Annotated[int, Field(ge=1)] | None = None
@@ -76,10 +79,11 @@ class BlueprintSpec(ApiModel):
     """The frozen facts' source; a blueprint's spec never changes."""
 
     cel_rules: ClassVar = (
-        exactly_one("from_", "design", message="give exactly one of from or design"),
+        exactly_one("from_", "design", reason="a blueprint has exactly one origin"),
         Rule(
             cel="self == oldSelf",
-            message="a blueprint is immutable: create a new ModelBlueprint and refer to that",
+            reason="a blueprint is immutable",
+            fix="Create a new ModelBlueprint and refer to that.",
             holds=lambda _spec: True,  # a single document has no old value; the API server compares
         ),
     )
@@ -155,11 +159,11 @@ class JobStep(ApiModel):
             "finetune",
             "gguf",
             "analyze",
-            message="give exactly one of download, convert, finetune, gguf or analyze in each step",
+            reason="a step does exactly one thing",
         ),
     )
 
-    name: Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    name: DnsLabel
     download: DownloadStep | None = None
     convert: ConvertStep | None = None
     finetune: FinetuneStep | None = None
@@ -192,10 +196,14 @@ class OpenAiTarget(ApiModel):
     """An OpenAI-compatible address."""
 
     cel_rules: ClassVar = (
-        never("api_key", "a key is never written inline: put it in a Secret and name it in secretRef: {name, key}"),
+        never(
+            "api_key",
+            reason="a key is never written inline",
+            fix="Put it in a Secret and name it in secretRef: {name, key}.",
+        ),
     )
 
-    base_url: Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s@]+$")]
+    base_url: Annotated[str, Field(max_length=2048, pattern=patterns.BASE_URL.regex)]
     model: Annotated[str, Field(min_length=1, max_length=253)] | None = None
     secret_ref: SecretKeyRef | None = None
     api_key: Annotated[str, Field(max_length=65_536)] | None = Field(
@@ -207,12 +215,10 @@ class RouteTarget(ApiModel):
     """One link of the chain; exactly one kind."""
 
     cel_rules: ClassVar = (
-        exactly_one(
-            "deployment_ref", "service", "openai", message="give exactly one of deploymentRef, service or openai"
-        ),
+        exactly_one("deployment_ref", "service", "openai", reason="a link of the chain has exactly one target"),
     )
 
-    name: Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    name: DnsLabel
     deployment_ref: LocalRef | None = None
     service: ServiceTarget | None = None
     openai: OpenAiTarget | None = None
@@ -240,7 +246,7 @@ class RouteConstraints(ApiModel):
 class RouteSpec(ApiModel):
     """An ordered fallback chain under one model name."""
 
-    virtual_model: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9][-._:/A-Za-z0-9]*$")]
+    virtual_model: Annotated[str, Field(min_length=1, max_length=253, pattern=patterns.MODEL_NAME.regex)]
     chain: Annotated[tuple[RouteTarget, ...], Field(min_length=1, max_length=16)]
     retry: RouteRetry | None = None
     timeouts: RouteTimeouts | None = None

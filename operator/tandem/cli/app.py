@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import json
 import os
 import signal
 import sys
@@ -11,11 +14,13 @@ from importlib import import_module
 
 import click
 
-from tandem.api.problems import Refused
+from tandem.api.problems import Problem, Refused
 
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+MAX_LINES = 100
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +94,60 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs the command line and returns its exit code. Problems go to stderr, one line each."""
+    """Runs the command line and returns its exit code.
+
+    Problems go to stderr: one line each, or with `-o json` as {"problems": [{path, value, reason, fix}]}.
+    """
+    as_json = _asks_for_json(arguments)
     try:
         outcome = root.main(args=list(arguments), prog_name="tandem", standalone_mode=False)
-    except click.ClickException as error:
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
+    except click.ClickException as error:
+        if as_json:
+            tell([Problem("arguments", "", error.format_message(), "See tandem --help.")], as_json=True)
+        else:
+            error.show()
+        return error.exit_code
     except Refused as refused:
-        for problem in refused.problems:
-            click.echo(f"error: {problem}", err=True)
+        tell(refused.problems, as_json=as_json)
         return EXIT_REFUSED
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away; the interpreter must not try to flush into the closed pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return EXIT_REFUSED
+    except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS or error.filename is not None:
+            raise
+        _drop_output()
+        reason = f"it cannot be written: {error.strerror}"
+        tell([Problem("standard output", "", reason, "Free space, or write elsewhere.")], as_json=as_json)
         return EXIT_REFUSED
     return outcome if isinstance(outcome, int) else 0
+
+
+def tell(problems: Sequence[Problem], *, as_json: bool) -> None:
+    """Writes the problems to stderr; as lines, the first hundred."""
+    if as_json:
+        click.echo(json.dumps({"problems": [problem.as_dict() for problem in problems]}, indent=2), err=True)
+        return
+    for problem in problems[:MAX_LINES]:
+        click.echo(f"error: {problem}", err=True)
+    if len(problems) > MAX_LINES:
+        click.echo(f"error: and {len(problems) - MAX_LINES} more", err=True)
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether `-o json` is among the arguments, which are not parsed yet: they may be what is wrong."""
+    pairs = itertools.pairwise(arguments)
+    return bool({"-ojson", "--output=json"}.intersection(arguments)) or any(
+        option in ("-o", "--output") and value == "json" for option, value in pairs
+    )
+
+
+def _drop_output() -> None:
+    """Stdout can take no more; the interpreter must not try to flush into it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

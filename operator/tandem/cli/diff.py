@@ -12,14 +12,18 @@ from typing import Any, Literal
 import click
 
 from tandem.api.deployment import ModelDeployment
-from tandem.cli.app import EXIT_REFUSED
+from tandem.api.load import Loaded
+from tandem.api.problems import refuse
+from tandem.cli.app import EXIT_REFUSED, tell
 from tandem.cli.cluster import cluster_from, cluster_options
+from tandem.cli.deployed import with_images_of
 from tandem.cli.source import deployments_in, file_option
+from tandem.cli.trouble import ClusterTrouble, cluster_trouble
 from tandem.controller.compare import differences
 from tandem.kube.client import Client
 from tandem.kube.connection import connect
 from tandem.kube.errors import ApiError, CredentialsError
-from tandem.kube.resources import BY_KIND, CHILD_KINDS, CONFIG_MAP, MODEL_DEPLOYMENT, Resource
+from tandem.kube.resources import BY_KIND, CHILD_KINDS, CONFIG_MAP, DEPLOYMENT, MODEL_DEPLOYMENT, Resource
 from tandem.manifests import Cluster, build, names
 
 EXIT_TROUBLE = 2
@@ -46,7 +50,7 @@ class Difference:
 @click.command(
     "diff",
     short_help="Compare a file with what the cluster holds; exit 1 on a difference.",
-    epilog="Example: tandem diff -f deployment.yaml -n ml --router-image registry.example/tandem-operator:0.1.0",
+    epilog="Example: tandem diff -f deployment.yaml -n ml",
 )
 @file_option("File with one or more ModelDeployments")
 @click.option("-n", "--namespace", help="Namespace of the deployments; default: the one in the file.")
@@ -55,15 +59,23 @@ class Difference:
 @cluster_options
 def command(*, file: Path, namespace: str | None, output: str, kubeconfig: Path | None, **cluster: Any) -> None:
     """Compares the file's ModelDeployments and every object they stand for with what the cluster holds. Fields that
-    others set there do not count. Exits 0 without a difference, 1 with one, 2 when the cluster cannot be asked.
+    others set there do not count. Exits 0 without a difference, 1 with one or a problem in the file, 2 when the cluster
+    cannot be asked.
 
-    Give the images that the operator has (--router-image, --worker-image): they are its defaults, not the file's."""
-    facts = cluster_from(**cluster)
-    deployments = [_in_namespace(found, namespace) for found in deployments_in(file)]
+    Images that the file does not name are the operator's defaults. They are read from what runs for the deployment; for
+    one that is not there yet, or changes its backend, they are those shipped with this command. --router-image and
+    --worker-image win over both.
+
+    With -o json, problems are told on stderr as {"problems": [{path, value, reason, fix}]}.
+    """
+    asked = _Asked(cluster_from(**cluster), bool(cluster["router_image"]), frozenset(dict(cluster["worker_images"])))
+    deployments = [
+        (_in_namespace(found, namespace), source) for found, source in deployments_in(file, asked.facts.library)
+    ]
     try:
-        found = asyncio.run(_compare_all(deployments, facts, kubeconfig))
-    except (ApiError, CredentialsError) as error:
-        click.echo(f"error: {error}", err=True)
+        found = asyncio.run(_compare_all(deployments, asked, kubeconfig))
+    except (ClusterTrouble, CredentialsError) as trouble:
+        tell(trouble.problems, as_json=output == "json")
         click.get_current_context().exit(EXIT_TROUBLE)
     if output == "json":
         click.echo(json.dumps([asdict(difference) for difference in found], indent=2))
@@ -73,6 +85,21 @@ def command(*, file: Path, namespace: str | None, output: str, kubeconfig: Path 
     click.get_current_context().exit(EXIT_REFUSED if found else 0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The facts that the options give, and which images are among them."""
+
+    facts: Cluster
+    router: bool
+    backends: frozenset[str]
+
+    def over(self, deployed: Cluster) -> Cluster:
+        """`deployed` with the images that were asked for."""
+        images = {backend: self.facts.images[backend] for backend in self.backends}
+        router = self.facts.router_image if self.router else deployed.router_image
+        return replace(deployed, router_image=router, images={**deployed.images, **images})
+
+
 def _in_namespace(deployment: ModelDeployment, namespace: str | None) -> ModelDeployment:
     if namespace is None:
         return deployment
@@ -80,21 +107,37 @@ def _in_namespace(deployment: ModelDeployment, namespace: str | None) -> ModelDe
 
 
 async def _compare_all(
-    deployments: Sequence[ModelDeployment], facts: Cluster, kubeconfig: Path | None
+    deployments: Sequence[tuple[ModelDeployment, Loaded]], asked: _Asked, kubeconfig: Path | None
 ) -> list[Difference]:
     async with connect(kubeconfig) as connection:
         client = Client(connection)
-        return [found for each in deployments for found in await _compare(client, each, facts)]
+        try:
+            return [found for each, source in deployments for found in await _compare(client, each, source, asked)]
+        except ApiError as error:
+            raise cluster_trouble(error, connection.server) from error
 
 
-async def _compare(client: Client, deployment: ModelDeployment, facts: Cluster) -> list[Difference]:
+async def _compare(client: Client, deployment: ModelDeployment, source: Loaded, asked: _Asked) -> list[Difference]:
     namespace, name = deployment.metadata.namespace, deployment.metadata.name
-    built = build(deployment, cluster=await _with_config_maps(client, deployment, facts))
     own = {"metadata": {"name": name}, "spec": deployment.spec.as_manifest()}
-    found = [_difference(MODEL_DEPLOYMENT, own, await _get(client, MODEL_DEPLOYMENT, namespace, name), namespace)]
+    deployed = await _get(client, MODEL_DEPLOYMENT, namespace, name)
+    there = await _children(client, namespace, name)
+    workloads = [document for (kind, _), document in there.items() if kind == DEPLOYMENT.kind]
+    with source.locating():
+        facts = asked.over(with_images_of(asked.facts, deployment, deployed, workloads))
+        built = build(deployment, cluster=await _with_config_maps(client, deployment, facts))
+    found = [_difference(MODEL_DEPLOYMENT, own, deployed, namespace)]
+    for wanted in built.objects:
+        resource = BY_KIND[wanted["kind"]]
+        observed = there.pop((resource.kind, wanted["metadata"]["name"]), None)
+        found.append(_difference(resource, wanted, observed, namespace))
+    return [*_only(found), *(Difference("extra", kind, namespace, extra) for kind, extra in sorted(there))]
+
+
+async def _children(client: Client, namespace: str, name: str) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The deployment's objects by kind and name; items of a list do not say what they are, so it is added."""
     selector = names.selector_text({names.LABEL_DEPLOYMENT: name})
-    there = {
-        # Items of a list do not say what they are.
+    return {
         (resource.kind, item["metadata"]["name"]): {
             **item,
             "apiVersion": resource.api_version,
@@ -103,11 +146,6 @@ async def _compare(client: Client, deployment: ModelDeployment, facts: Cluster) 
         for resource in CHILD_KINDS
         for item in (await client.list(resource, namespace, label_selector=selector)).items
     }
-    for wanted in built.objects:
-        resource = BY_KIND[wanted["kind"]]
-        observed = there.pop((resource.kind, wanted["metadata"]["name"]), None)
-        found.append(_difference(resource, wanted, observed, namespace))
-    return [*_only(found), *(Difference("extra", kind, namespace, extra) for kind, extra in sorted(there))]
 
 
 def _only(found: Sequence[Difference | None]) -> Iterator[Difference]:
@@ -129,15 +167,20 @@ async def _with_config_maps(client: Client, deployment: ModelDeployment, facts: 
     spec, namespace = deployment.spec, deployment.metadata.namespace
     rules, templates = facts.rules, facts.templates
     if not rules and spec.rules is not None and spec.rules.config_map_ref is not None:
-        rules = await _data(client, namespace, spec.rules.config_map_ref.name)
+        path = "spec.rules.configMapRef.name"
+        rules = await _data(client, namespace, spec.rules.config_map_ref.name, path)
     if not templates and spec.templates is not None:
-        templates = await _data(client, namespace, spec.templates.config_map_ref.name)
+        path = "spec.templates.configMapRef.name"
+        templates = await _data(client, namespace, spec.templates.config_map_ref.name, path)
     return replace(facts, rules=rules, templates=templates)
 
 
-async def _data(client: Client, namespace: str, name: str) -> Mapping[str, str]:
+async def _data(client: Client, namespace: str, name: str, path: str) -> Mapping[str, str]:
     found = await _get(client, CONFIG_MAP, namespace, name)
-    return (found or {}).get("data") or {}
+    if found is None:
+        reason = f"there is no such ConfigMap in namespace {namespace}"
+        raise refuse(path, name, reason, "Create it, or name one that exists.")
+    return found.get("data") or {}
 
 
 async def _get(client: Client, resource: Resource, namespace: str, name: str) -> dict[str, Any] | None:

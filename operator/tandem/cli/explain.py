@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,40 @@ import click
 import yaml
 from pydantic.alias_generators import to_camel, to_snake
 
-from tandem.api.deployment import ModelDeployment
+from tandem.api.deployment import Limits, ModelDeployment
 from tandem.api.parameters import EngineParameters
 from tandem.api.problems import refuse
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.source import deployments_in, file_option
-from tandem.manifests import Build, ParameterValue, RuleHit, build
+from tandem.manifests import Build, Cluster, RuleHit, build
+from tandem.rendering.mapping import Entry, MappingTable
 
 _HEADINGS = ("DEPLOYMENT", "ROLE", "PARAMETER", "VALUE", "SOURCE", "FROM", "ARGUMENTS")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """One value in effect. `source` is that of `ParameterValue`, or engine: nobody gave one, so its own default holds.
+
+    `name` is as in YAML, below `parameters` or with `limits.` before it.
+    """
+
+    role: str
+    name: str
+    value: object
+    source: str
+    detail: str
+    arguments: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class _Explained:
-    """A deployment with the parameters and rule hits that were asked for."""
+    """A deployment with the values and rule hits that were asked for; `absent` says why there is none."""
 
     deployment: ModelDeployment
-    parameters: tuple[ParameterValue, ...]
+    rows: tuple[_Row, ...]
     hits: tuple[RuleHit, ...]
+    absent: str = ""
 
 
 @click.command(
@@ -42,13 +59,22 @@ class _Explained:
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
 @cluster_options
 def command(*, file: Path, parameter: str | None, output: str, **cluster: Any) -> None:
-    """Shows the engine parameters in effect: value, source (user, parameters, rule, default, blueprint), place, and
-    the arguments they became. With PARAM: only that one, and what each rule did to it."""
+    """Shows the engine parameters and limits in effect: value, source, place, and the arguments they became.
+
+    Sources: user (the role's own), parameters (spec.parameters), limits (spec.limits), rule, default (Tandem's for this
+    backend), blueprint, engine (nobody gave a value: the engine's own default holds). With PARAM: only that one, and
+    what each rule did to it.
+
+    With -o json, problems are told on stderr as {"problems": [{path, value, reason, fix}]}; the exit code is 1.
+    """
     name = None if parameter is None else _known(parameter)
     facts = cluster_from(**cluster)
-    explained = [_explain(found, build(found, cluster=facts), name) for found in deployments_in(file)]
+    explained = []
+    for deployment, source in deployments_in(file, facts.library):
+        with source.locating():
+            explained.append(_explain(deployment, facts, name))
     if output == "table":
-        click.echo(_table(explained, name))
+        click.echo(_table(explained))
     elif output == "json":
         click.echo(json.dumps(_document(explained), indent=2))
     else:
@@ -56,41 +82,103 @@ def command(*, file: Path, parameter: str | None, output: str, **cluster: Any) -
 
 
 def _known(parameter: str) -> str:
-    """The parameter's name in snake_case, which may also be how it was given."""
-    known = list(EngineParameters.model_fields)
-    name = to_snake(parameter)
-    if name in known:
-        return name
-    near = [to_camel(each) for each in difflib.get_close_matches(name, known, n=3)]
+    """The name as in YAML; it may be given in snake_case too."""
+    known = [
+        *map(to_camel, EngineParameters.model_fields),
+        *(f"limits.{to_camel(name)}" for name in Limits.model_fields),
+    ]
+    asked = to_camel(to_snake(parameter)) if "." not in parameter else parameter
+    if asked in known:
+        return asked
+    near = difflib.get_close_matches(asked, known, n=3)
     fix = f"Did you mean {' or '.join(near)}?" if near else "See: kubectl explain modeldeployment.spec.parameters"
     raise refuse("PARAM", parameter, "there is no such parameter", fix)
 
 
-def _explain(deployment: ModelDeployment, built: Build, name: str | None) -> _Explained:
-    return _Explained(
-        deployment,
-        tuple(each for each in built.parameters if name in (None, each.name)),
-        tuple(hit for hit in built.rule_trace if name == hit.name),
-    )
+def _explain(deployment: ModelDeployment, cluster: Cluster, name: str | None) -> _Explained:
+    built = build(deployment, cluster=cluster)
+    table = cluster.library.table(deployment.spec.backend, deployment.spec.backend_version)
+    rows = [*_parameter_rows(deployment, built, table), *_limit_rows(deployment, table)]
+    asked = tuple(row for row in rows if name in (None, row.name))
+    hits = tuple(hit for hit in built.rule_trace if name == to_camel(hit.name))
+    return _Explained(deployment, asked, hits, "" if asked or name is None else _why_absent(name, table, deployment))
 
 
-def _table(explained: Sequence[_Explained], name: str | None) -> str:
+def _parameter_rows(deployment: ModelDeployment, built: Build, table: MappingTable) -> Iterator[_Row]:
+    """By role, what has a value from here before what the engine decides; what this backend has not is left out."""
+    for role in deployment.role_names():
+        given = [value for value in built.parameters if value.role == role]
+        for value in given:
+            yield _Row(
+                role=role,
+                name=to_camel(value.name),
+                value=value.value,
+                source=value.source,
+                detail=value.detail,
+                arguments=value.arguments,
+            )
+        others = set(table.entries) - {value.name for value in given}
+        for name, entry in table.entries.items():
+            if name in others and _exists(entry) and entry.mode in (None, deployment.spec.mode):
+                yield _Row(role=role, name=to_camel(name), value=_fixed(entry), source="engine", detail=_engine(table))
+
+
+def _limit_rows(deployment: ModelDeployment, table: MappingTable) -> Iterator[_Row]:
+    limits = deployment.spec.limits or Limits()
+    for name, default in table.limits.items():
+        given, shown = getattr(limits, name), f"limits.{to_camel(name)}"
+        if given is not None:
+            yield _Row(role="*", name=shown, value=given, source="limits", detail=f"spec.{shown}")
+        elif default is not None:
+            yield _Row(role="*", name=shown, value=default, source="default", detail=_file(table))
+        else:
+            yield _Row(role="*", name=shown, value=None, source="engine", detail=_engine(table))
+
+
+def _engine(table: MappingTable) -> str:
+    return f"{table.backend} {table.version}"
+
+
+def _file(table: MappingTable) -> str:
+    return f"templates/{table.backend}/mapping.{table.version}.yaml"
+
+
+def _exists(entry: Entry) -> bool:
+    """Whether the backend has the parameter at all."""
+    return entry.flag is not None or entry.env is not None or entry.cases is not None
+
+
+def _fixed(entry: Entry) -> object:
+    """The value that the engine has anyway, where it is the only one that it can have."""
+    cases = entry.cases or {}
+    return yaml.safe_load(next(iter(cases))) if len(cases) == 1 else None
+
+
+def _why_absent(name: str, table: MappingTable, deployment: ModelDeployment) -> str:
+    own = to_snake(name.removeprefix("limits."))
+    refused = table.limits_refused[own] if name.startswith("limits.") else table.entries[own].otherwise
+    mode = None if name.startswith("limits.") else table.entries[own].mode
+    if mode not in (None, deployment.spec.mode):
+        return f"{name} means something in mode {mode} only."
+    return f"{name} cannot be had on {_engine(table)}: {refused.reason}. {refused.fix}"
+
+
+def _table(explained: Sequence[_Explained]) -> str:
     rows = [
         (
             each.deployment.metadata.name,
-            value.role,
-            to_camel(value.name),
-            _text(value.value),
-            value.source,
-            value.detail,
-            " ".join(value.arguments) or "-",
+            row.role,
+            row.name,
+            _text(row.value),
+            row.source,
+            row.detail,
+            " ".join(row.arguments) or "-",
         )
         for each in explained
-        for value in each.parameters
+        for row in each.rows
     ]
-    lines = list(_aligned((_HEADINGS, *rows)))
-    if not rows:
-        lines = [f"{to_camel(name)} is not set: the engine's own default holds" if name else "no parameter is set"]
+    lines = list(_aligned((_HEADINGS, *rows))) if rows else []
+    lines += [f"{each.deployment.metadata.name}: {each.absent}" for each in explained if each.absent]
     for each in explained:
         lines += [
             f"{hit.location}: {hit.role} {to_camel(hit.name)} = {_text(hit.value)} ({hit.outcome})" for hit in each.hits
@@ -116,14 +204,14 @@ def _document(explained: Sequence[_Explained]) -> list[dict[str, Any]]:
             "deployment": each.deployment.metadata.name,
             "parameters": [
                 {
-                    "role": value.role,
-                    "name": to_camel(value.name),
-                    "value": _plain(value.value),
-                    "source": value.source,
-                    "detail": value.detail,
-                    "arguments": list(value.arguments),
+                    "role": row.role,
+                    "name": row.name,
+                    "value": _plain(row.value),
+                    "source": row.source,
+                    "detail": row.detail,
+                    "arguments": list(row.arguments),
                 }
-                for value in each.parameters
+                for row in each.rows
             ],
             "rules": [
                 {

@@ -11,7 +11,7 @@ import click
 from tandem.api.problems import Problem, Refused
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.settings import KeyValue
-from tandem.cli.source import file_option
+from tandem.cli.source import engine_hints, file_option
 
 
 @click.group("local", short_help="Run a deployment as processes on this machine.")
@@ -63,17 +63,22 @@ def up(
     """
     if max_tokens is not None and once is None:
         raise click.UsageError("--max-tokens is the length of the answer to --once: give both.")
+    from tandem.api.load import load_one
     from tandem.local.session import Question, run_session
     from tandem.local.up import LocalOptions
 
+    facts = cluster_from(**cluster)
+    deployment, source = load_one(file, hints=engine_hints(facts.library))
     options = LocalOptions(
-        cluster=cluster_from(**cluster),
+        cluster=facts,
         port=0 if port is None and once is not None else port,
         volumes={claim: Path(directory).absolute() for claim, directory in volumes},
         secrets=_secret_values(secrets),
     )
     question = None if once is None else Question(once, max_tokens)
-    click.get_current_context().exit(run_session(file, options, question=question, verbose=verbose))
+    click.get_current_context().exit(
+        run_session(deployment, source, options=options, question=question, verbose=verbose)
+    )
 
 
 def _secret_values(secrets: tuple[tuple[str, str], ...]) -> dict[tuple[str, str], str]:

@@ -32,14 +32,17 @@ from tandem.manifests.yaml_out import to_yaml
 @cluster_options
 def command(*, file: Path, output: Path | None, **cluster: Any) -> None:
     """Prints every object of the file's ModelDeployments as YAML. Needs no cluster."""
-    facts = cluster_from(**cluster)
-    builds = [build(deployment, cluster=facts) for deployment in deployments_in(file)]
-    for built in builds:
-        for warning in built.warnings:
-            click.echo(f"warning: {warning}", err=True)
     if output is not None and str(output) in ("yaml", "json"):
         fix = f"Leave -o out for YAML on standard output, or write ./{output}."
         raise refuse("-o", str(output), "this is a directory's name here, and most likely meant as a format", fix)
+    facts = cluster_from(**cluster)
+    builds = []
+    for deployment, source in deployments_in(file, facts.library):
+        with source.locating():
+            builds.append(build(deployment, cluster=facts))
+    for built in builds:
+        for warning in built.warnings:
+            click.echo(f"warning: {warning}", err=True)
     if output is None:
         click.echo("".join(to_yaml(built) for built in builds), nl=False)
         return

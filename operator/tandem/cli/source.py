@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from tandem.api.deployment import ModelDeployment
+    from tandem.api.load import Loaded
+    from tandem.rendering.library import Library
+    from tandem.rendering.mapping import Entry
 
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-STANDARD_INPUT = Path("/dev/stdin")
+Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
 
 def file_option(text: str) -> Callable[[Decorated], Decorated]:
@@ -21,16 +23,49 @@ def file_option(text: str) -> Callable[[Decorated], Decorated]:
 
 
 def _path(_ctx: click.Context, _parameter: click.Parameter, value: str) -> Path:
+    from tandem.api.load import STANDARD_INPUT
+
     return STANDARD_INPUT if value == "-" else Path(value)
 
 
-def deployments_in(file: Path) -> tuple[ModelDeployment, ...]:
-    """The ModelDeployments of a file, at least one; raises `Refused`."""
+def deployments_in(file: Path, library: Library) -> tuple[tuple[ModelDeployment, Loaded], ...]:
+    """The ModelDeployments of a file, at least one, each with where it stands; raises `Refused`."""
     from tandem.api.deployment import ModelDeployment
-    from tandem.api.load import load_file
+    from tandem.api.load import load, source_name
     from tandem.api.problems import refuse
 
-    found = tuple(resource for resource in load_file(file) if isinstance(resource, ModelDeployment))
+    loaded = load(file, hints=engine_hints(library))
+    found = tuple((each.resource, each) for each in loaded if isinstance(each.resource, ModelDeployment))
     if not found:
-        raise refuse(str(file), None, "the file holds no ModelDeployment", "Only a ModelDeployment has objects.")
+        fix = "Only a ModelDeployment has objects."
+        raise refuse(source_name(file), None, "the file holds no ModelDeployment", fix)
     return found
+
+
+def engine_hints(library: Library) -> Mapping[str, str]:
+    """What to write instead of an engine's own name of a parameter (`max-model-len`), from the mapping tables."""
+    from pydantic.alias_generators import to_camel
+
+    hints: dict[str, dict[str, None]] = {}
+    for versions in library.tables.values():
+        for table in versions.values():
+            for name, entry in table.entries.items():
+                for flag, text in _engine_names(to_camel(name), entry):
+                    hints.setdefault(_simplified_flag(flag), {})[text] = None
+    return {flag: " or ".join(texts) for flag, texts in hints.items()}
+
+
+def _engine_names(name: str, entry: Entry) -> Iterator[tuple[str, str]]:
+    """(an engine's name, what to write) for everything that the parameter becomes."""
+    for engine_name in (entry.flag, entry.env):
+        if engine_name is not None:
+            yield engine_name, name
+    for value, arguments in (entry.cases or {}).items():
+        if arguments:
+            yield arguments[0], f"{name}: {value}"
+
+
+def _simplified_flag(flag: str) -> str:
+    from tandem.api.mistakes import simplified
+
+    return simplified(flag.split("=", 1)[0])

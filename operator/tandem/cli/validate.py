@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from tandem.api.deployment import ModelDeployment
-from tandem.api.load import Resource, load_file
+from tandem.api.load import Loaded, load, source_name
 from tandem.api.problems import Problem, Refused
 from tandem.cli.app import EXIT_REFUSED
 from tandem.cli.cluster import cluster_from, cluster_options
-from tandem.cli.source import file_option
+from tandem.cli.source import engine_hints, file_option
 from tandem.manifests import Cluster, build
 
 
@@ -27,16 +27,19 @@ from tandem.manifests import Cluster, build
 @cluster_options
 def command(*, file: Path, output: str, **cluster: Any) -> None:
     """Checks every resource of the file, and builds the objects of every ModelDeployment. Prints what was checked and
-    exits 0, or prints each problem with its path, reason and fix and exits 1."""
+    exits 0, or prints each problem with file, line, path, reason and fix and exits 1.
+
+    With -o json, one document on stdout says it all: {valid, checked: [...], problems: [{path, value, reason, fix}]}.
+    """
     checked: list[dict[str, Any]] = []
     problems: list[Problem] = []
     try:
         facts = cluster_from(**cluster)
-        for resource in load_file(file):
+        for loaded in load(file, hints=engine_hints(facts.library)):
             try:
-                checked.append(_check(resource, facts))
+                checked.append(_check(loaded, facts))
             except Refused as refused:
-                problems += (_inside(problem, resource, file) for problem in refused.problems)
+                problems += refused.problems
     except Refused as refused:
         problems += refused.problems
     if output == "json":
@@ -46,15 +49,17 @@ def command(*, file: Path, output: str, **cluster: Any) -> None:
         raise Refused(problems)
     else:
         for summary in checked:
-            click.echo(_line(file, summary))
+            click.echo(_line(source_name(file), summary))
     if problems:
         click.get_current_context().exit(EXIT_REFUSED)
 
 
-def _check(resource: Resource, cluster: Cluster) -> dict[str, Any]:
+def _check(loaded: Loaded, cluster: Cluster) -> dict[str, Any]:
+    resource = loaded.resource
     summary: dict[str, Any] = {"kind": resource.kind, "name": resource.metadata.name}
     if isinstance(resource, ModelDeployment):
-        built = build(resource, cluster=cluster)
+        with loaded.locating():
+            built = build(resource, cluster=cluster)
         summary |= {
             "objects": len(built.objects),
             "parameters": len(built.parameters),
@@ -64,13 +69,7 @@ def _check(resource: Resource, cluster: Cluster) -> dict[str, Any]:
     return summary
 
 
-def _inside(problem: Problem, resource: Resource, file: Path) -> Problem:
-    """The problem with file and resource before its path."""
-    where = f"{file}: {resource.kind} {resource.metadata.name}: {problem.path}"
-    return Problem(where, problem.value, problem.reason, problem.fix)
-
-
-def _line(file: Path, summary: dict[str, Any]) -> str:
+def _line(file: str, summary: dict[str, Any]) -> str:
     what = f"{file}: {summary['kind']} {summary['name']}: ok"
     if "objects" not in summary:
         return f"{what} (fields)"

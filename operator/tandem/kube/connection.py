@@ -17,7 +17,9 @@ from kubernetes.aio import config as kube_config
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.kube_config import refresh_token
 
+from tandem.api.problems import Problem
 from tandem.kube.errors import CredentialsError
+from tandem.kube.kubeconfig import check_kubeconfig
 
 USER_AGENT = "tandem-operator"
 POOL_SIZE = 64
@@ -79,22 +81,23 @@ async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Connection]:
     # Otherwise each request asks a thread for proxies of the environment; they are looked up once, below.
     configuration.client_session_kwargs = {"trust_env": False}
     refresher: asyncio.Task[None] | None = None
+    paths = _kubeconfigs(kubeconfig)
     try:
-        if kubeconfig is None and "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+        if not paths:
             config.load_incluster_config(client_configuration=configuration)
         else:
+            check_kubeconfig(paths, named=kubeconfig is not None or bool(os.environ.get("KUBECONFIG")))
             loader = await config.load_kube_config(
-                config_file=str(kubeconfig) if kubeconfig else None,
+                config_file=os.pathsep.join(map(str, paths)),
                 client_configuration=configuration,
                 persist_config=False,
             )
             refresher = asyncio.create_task(refresh(loader, configuration), name="credential plugin")
-    except (ConfigException, OSError, ValueError) as error:
-        tried = str(kubeconfig or os.environ.get("KUBECONFIG") or "in-cluster credentials and ~/.kube/config")
-        raise CredentialsError(
-            f"no usable Kubernetes credentials in {tried}: {error}. Set KUBECONFIG to a kubeconfig file, or run in a "
-            "pod with a ServiceAccount token."
-        ) from error
+    except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        where = ":".join(map(str, paths)) or "the pod's ServiceAccount"
+        reason = f"no usable Kubernetes credentials: {error}"
+        fix = "Correct it, or name another one with KUBECONFIG; in a pod, give it a ServiceAccount with a token."
+        raise CredentialsError([Problem(where, "", reason, fix)]) from error
     configuration.proxy = configuration.proxy or _proxy_of_environment(configuration.host)
     connection = Connection(configuration)
     try:
@@ -103,6 +106,16 @@ async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Connection]:
         if refresher is not None:
             refresher.cancel()
         await connection.api.close()
+
+
+def _kubeconfigs(given: Path | None) -> tuple[Path, ...]:
+    """The kubeconfig files to read; none in a pod that has credentials of its own."""
+    if given is not None:
+        return (given.expanduser(),)
+    named = os.environ.get("KUBECONFIG")
+    if named:
+        return tuple(Path(part).expanduser() for part in named.split(os.pathsep) if part)
+    return () if "KUBERNETES_SERVICE_HOST" in os.environ else (Path.home() / ".kube" / "config",)
 
 
 def _proxy_of_environment(host: str) -> str | None:

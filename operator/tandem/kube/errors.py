@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tandem.api.problems import Refused
+
 UNREACHABLE = 0
 
 
@@ -60,5 +62,5 @@ class Fenced(Exception):
     """A write was refused on our side: this process may no longer be the leader."""
 
 
-class CredentialsError(Exception):
-    """There are no usable credentials; the message says which were looked for."""
+class CredentialsError(Refused):
+    """There are no usable credentials; the problem says which were looked for, and what to do."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import aiohttp
 import click
 from rich.console import Console
 
-from tandem.api.load import load_deployment
+from tandem.api.deployment import ModelDeployment
+from tandem.api.load import Loaded
 from tandem.api.problems import Problem, Refused
 from tandem.local.client import stream_answer
 from tandem.local.display import Display, show_tail
@@ -26,17 +26,21 @@ class Question:
     max_tokens: int | None
 
 
-def run_session(file: Path, options: LocalOptions, *, question: Question | None, verbose: bool) -> int:
-    """Runs the deployment in `file` until it is asked to stop; the exit code. Raises `Refused`."""
-    return run_until_signalled(_session(file, options, question=question, verbose=verbose))
+def run_session(
+    deployment: ModelDeployment, source: Loaded, *, options: LocalOptions, question: Question | None, verbose: bool
+) -> int:
+    """Runs the deployment until it is asked to stop; the exit code. Raises `Refused`, located in `source`."""
+    return run_until_signalled(_session(deployment, source, options=options, question=question, verbose=verbose))
 
 
-async def _session(file: Path, options: LocalOptions, *, question: Question | None, verbose: bool) -> int:
-    deployment = load_deployment(file)
+async def _session(
+    deployment: ModelDeployment, source: Loaded, *, options: LocalOptions, question: Question | None, verbose: bool
+) -> int:
     console = Console(stderr=True)
     try:
         with run_directory() as directory:
-            plan = plan_deployment(deployment, options, directory=directory)
+            with source.locating():
+                plan = plan_deployment(deployment, options, directory=directory)
             with Display(plan, console, verbose=verbose) as display:
                 async with running(plan, directory=directory, observer=display) as supervisor:
                     display.close()

@@ -113,8 +113,8 @@ def test_scale_sets_the_generating_roles_replicas(control_plane, server, namespa
 @pytest.mark.parametrize(
     ("kind", "spec", "expected"),
     [
-        ("ModelDeployment", {"model": {}}, "give exactly one model source: blueprintRef, hub, pvc or jobRef"),
-        ("ModelDeployment", {"model": {**SOURCE, "jobRef": {"name": "j"}}}, "give exactly one model source"),
+        ("ModelDeployment", {"model": {}}, "give exactly one of blueprintRef, hub, pvc or jobRef"),
+        ("ModelDeployment", {"model": {**SOURCE, "jobRef": {"name": "j"}}}, "a model has exactly one source"),
         ("ModelDeployment", {"model": SOURCE, "mode": "agg", "roles": {"prefill": {}}}, "remove roles.prefill"),
         ("ModelDeployment", {"model": SOURCE, "mode": "disagg", "roles": {"prefill": {}}}, "needs roles.prefill and"),
         ("ModelDeployment", {"model": SOURCE, "mode": "disagg"}, "needs roles.prefill and roles.decode"),

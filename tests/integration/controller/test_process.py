@@ -235,7 +235,7 @@ def test_credentials_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     process = OperatorProcess(broken, tmp_path / "operator.log").start(wait=False)
     assert process.handle.wait(timeout=30) == 1
     said = process.log.read_text()
-    assert f"no usable Kubernetes credentials in {broken}" in said
+    assert f"{broken}: this kubeconfig has no current-context" in said
     assert "Traceback" not in said
 
 

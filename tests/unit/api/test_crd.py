@@ -1,5 +1,6 @@
 """The generated CRDs: fresh, small, complete."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ def test_generation_is_deterministic():
 @pytest.mark.parametrize("name", sorted(crd_texts()))
 def test_each_crd_is_small_enough_for_a_client_side_apply(name):
     assert len(crd_texts()[name].encode()) < MAX_BYTES
+
+
+@pytest.mark.parametrize("name", sorted(crd_texts()))
+def test_descriptions_have_no_numbers_of_promises(name):
+    assert not re.search(r"\bS[0-9]\.[0-9]", crd_texts()[name])
 
 
 @pytest.mark.parametrize("name", sorted(crd_texts()))

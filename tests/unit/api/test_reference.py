@@ -1,5 +1,6 @@
 """The reference pages: fresh, and complete."""
 
+import re
 from pathlib import Path
 
 from tandem.api.crd import KINDS
@@ -20,7 +21,7 @@ def test_every_parameter_has_a_row():
 
 
 def test_what_is_refused_is_listed():
-    assert "- `spec.model`: give exactly one model source" in reference(KINDS[0])
+    assert "- `spec.model`: a model has exactly one source: give exactly one of blueprintRef" in reference(KINDS[0])
 
 
 def test_check_tells_a_stale_page(tmp_path, capsys):
@@ -30,3 +31,7 @@ def test_check_tells_a_stale_page(tmp_path, capsys):
 
     assert main(["--check", str(tmp_path)]) == 1
     assert "modeljob.md is stale" in capsys.readouterr().err
+
+
+def test_no_page_speaks_of_anything_but_the_product():
+    assert not [name for name, text in pages().items() if re.search(r"\bS[0-9]\.[0-9]", text)]

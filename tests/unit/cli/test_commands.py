@@ -18,7 +18,7 @@ def test_every_command_has_help_with_an_example(arguments, capsys):
     assert run([*arguments, "--help"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("Usage: tandem")
-    if arguments != ["local"]:  # a group; its command has one
+    if arguments not in (["local"], ["generator"]):  # groups; their commands have one
         assert "Example: tandem" in shown
 
 
@@ -77,7 +77,7 @@ def test_every_problem_is_one_line_on_stderr(tmp_path, capsys):
     assert run(["render", "-f", str(file)]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert all(line.startswith(f"error: {file}:1: spec.") for line in lines)
+    assert all(line.startswith(f"error: {file}:4:") for line in lines)
 
 
 @pytest.mark.parametrize("command", ["render", "explain", "validate", "local up"])
@@ -88,7 +88,7 @@ def test_every_problem_is_one_line_on_stderr(tmp_path, capsys):
         ("a: [1", "malformed YAML"),
         ("kind: Pod", "not one of Tandem's"),
         ("", "holds no resource"),
-        ("- 1", "a resource is a mapping"),
+        ("- 1", "a resource is a map"),
     ],
 )
 def test_a_bad_file_is_a_located_error_for_every_command(command, text, said, tmp_path, capsys):
@@ -107,6 +107,57 @@ def test_standard_input_is_a_file_too():
     command = [sys.executable, "-c", "from tandem.cli import main; main()", "validate", "-f", "-", "-o", "json"]
     done = subprocess.run(command, input=EXAMPLE.read_text(), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["valid"] is True
+
+
+def test_standard_input_is_called_by_its_name():
+    command = [sys.executable, "-c", "from tandem.cli import main; main()", "render", "-f", "-"]
+    done = subprocess.run(command, input="kind: Pod", capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard input:1:7: kind: ")
+
+
+@pytest.mark.parametrize("command", ["explain", "diff"])
+def test_with_json_problems_are_json_on_stderr(command, tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    file.write_text(
+        "apiVersion: tandem.dev/v1alpha1\nkind: ModelDeployment\nmetadata: {name: x}\nspec: {backendd: 1}\n"
+    )
+    assert run([command, "-f", str(file), "-o", "json"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    missing, unknown = json.loads(output.err)["problems"]
+    assert missing["path"] == f"{file}:4:1: spec.model"
+    assert unknown == {
+        "path": f"{file}:4:8: spec.backendd",
+        "value": "1",
+        "reason": "unknown field",
+        "fix": "Did you mean backend?",
+    }
+
+
+@pytest.mark.parametrize("option", [["-o", "json"], ["-ojson"], ["--output=json"], ["--output", "json"]])
+def test_with_json_wrong_usage_is_json_too(option, capsys):
+    assert run(["explain", *option]) == 2
+    (problem,) = json.loads(capsys.readouterr().err)["problems"]
+    assert "Missing option '-f'" in problem["reason"]
+
+
+def test_many_problems_are_cut_short(tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    file.write_text("".join(f"k{index}: .inf\n" for index in range(500)))
+    assert run(["validate", "-f", str(file)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 101
+    assert lines[-1] == "error: and 400 more"
+
+
+def test_a_full_disk_is_told():
+    if not Path("/dev/full").exists():
+        pytest.skip("this machine has no /dev/full")
+    command = f"{sys.executable} -c 'from tandem.cli import main; main()' crds > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard output: it cannot be written: No space left on device.")
 
 
 def test_a_reader_that_goes_away_is_no_crash():

@@ -15,6 +15,13 @@ from tandem.rendering.library import load_library
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 DISAGG = EXAMPLES / "demo-disagg.yaml"
 
+ONE = """\
+apiVersion: tandem.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: one}
+spec:
+  model: {pvc: {claimName: m}}
+"""
 MANY = """
 apiVersion: tandem.dev/v1alpha1
 kind: ModelDeployment
@@ -93,9 +100,43 @@ def test_explain_takes_a_parameter_under_both_its_names(name, capsys):
     assert {value["name"] for value in document["parameters"]} == {"maxSeqLen"}
 
 
-def test_explain_says_that_a_parameter_is_not_set(capsys):
-    assert run(["explain", "-f", str(DISAGG), "moeBackend"]) == 0
-    assert "moeBackend is not set" in capsys.readouterr().out
+def explained(file: Path, capsys, *arguments: str) -> dict[tuple[str, str], dict]:
+    assert run(["explain", "-f", str(file), "-o", "json", *arguments]) == 0
+    (document,) = json.loads(capsys.readouterr().out)
+    return {(row["role"], row["name"]): row for row in document["parameters"]}
+
+
+def test_explain_shows_what_the_engine_decides_after_what_was_given(capsys):
+    rows = explained(DISAGG, capsys)
+    sources = [row["source"] for (role, _), row in rows.items() if role == "decode"]
+    assert sources == sorted(sources, key=lambda source: source == "engine")
+    unset = rows["decode", "trustRemoteCode"]
+    assert (unset["value"], unset["source"], unset["detail"], unset["arguments"]) == (None, "engine", "torch 1", [])
+    assert rows["decode", "kvTransferBackend"]["value"] == "http"
+    assert ("decode", "moeBackend") not in rows
+
+
+def test_explain_shows_limits_given_and_default(tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    file.write_text(ONE + "  limits: {maxQueue: 7}\n")
+    rows = explained(file, capsys)
+    given, default = rows["*", "limits.maxQueue"], rows["*", "limits.concurrency"]
+    assert (given["value"], given["source"], given["detail"]) == (7, "limits", "spec.limits.maxQueue")
+    assert (default["value"], default["source"]) == (16, "default")
+    assert default["detail"] == "templates/torch/mapping.1.yaml"
+    assert list(explained(file, capsys, "limits.maxQueue")) == [("*", "limits.maxQueue")]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "told"),
+    [
+        ("moeBackend", "moeBackend cannot be had on torch 1: the bundled server has one implementation of it. Remove"),
+        ("kvTransferBackend", "kvTransferBackend means something in mode disagg only."),
+    ],
+)
+def test_explain_says_why_a_parameter_has_no_value(parameter, told, capsys):
+    assert run(["explain", "-f", str(EXAMPLES / "torch-agg.yaml"), parameter]) == 0
+    assert told in capsys.readouterr().out
 
 
 def test_explain_refuses_an_unknown_parameter_with_the_nearest(capsys):
@@ -122,7 +163,7 @@ def test_validate_goes_on_after_a_deployment_that_cannot_be_built(tmp_path, caps
     assert document["valid"] is False
     assert [each["name"] for each in document["checked"]] == ["one"]
     (problem,) = document["problems"]
-    assert problem["path"] == f"{file}: ModelDeployment two: spec.backendVersion"
+    assert problem["path"] == f"{file}:10:54: spec.backendVersion"
     assert problem["reason"]
     assert problem["fix"]
 
@@ -132,6 +173,36 @@ def test_s2_24_validate_exits_1_with_path_and_reason(tmp_path, capsys):
     file.write_text(DISAGG.read_text().replace("replicas: 1", "replicas: -1", 1))
     assert run(["validate", "-f", str(file)]) == 1
     output = capsys.readouterr()
-    assert "spec.roles.prefill.replicas" in output.err
-    assert "greater than or equal to 0" in output.err
+    assert f"{file}:14:25: spec.roles.prefill.replicas: it must be at least 0 (got -1)" in output.err
     assert output.out == ""
+
+
+@pytest.mark.parametrize("command", ["render", "explain", "validate"])
+def test_what_cannot_be_built_is_located_in_the_file(command, tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    file.write_text(ONE + "  roles:\n    agg:\n      extraArgs:\n        - --port=1\n")
+    assert run([command, "-f", str(file)]) == 1
+    assert f"error: {file}:9:11: spec.roles.agg.extraArgs[0]: this flag is set by Tandem" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "fix"),
+    [
+        ("max-model-len: 4096", "Write maxSeqLen."),
+        ("gpu_memory_utilization: 0.9", "Write kvCacheFreeGpuMemoryFraction."),
+        ("enforce-eager: true", "Write disableCudaGraph: true."),
+        ("no-enable-prefix-caching: true", "Write disablePrefixCache: true."),
+        ("tensor-parallel-size: 2", "Did you mean tensorParallelSize?"),
+    ],
+)
+def test_the_engines_own_name_of_a_parameter_leads_to_ours(written, fix, tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    file.write_text(ONE + f"  parameters: {{{written}}}\n")
+    assert run(["validate", "-f", str(file)]) == 1
+    assert capsys.readouterr().err.rstrip().endswith(fix)
+
+
+@pytest.mark.parametrize("format_name", ["yaml", "json"])
+def test_render_refuses_a_format_for_a_directory(format_name, capsys):
+    assert run(["render", "-f", str(DISAGG), "-o", format_name]) == 1
+    assert "this is a directory's name here" in capsys.readouterr().err

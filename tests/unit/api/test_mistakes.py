@@ -1,0 +1,240 @@
+"""Mistakes in our words: never pydantic's, always with what to do."""
+
+import copy
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tandem.api.crd import crd_texts
+from tandem.api.load import parse_resource
+from tandem.api.patterns import ALL
+from tandem.api.problems import Problem, Refused
+
+MINIMAL = {
+    "apiVersion": "tandem.dev/v1alpha1",
+    "kind": "ModelDeployment",
+    "metadata": {"name": "q"},
+    "spec": {"model": {"pvc": {"claimName": "m"}}},
+}
+HINTS = {"maxmodellen": "maxSeqLen", "enforceeager": "disableCudaGraph: true"}
+# Words of the libraries beneath.
+FOREIGN = re.compile(r"Input should|String should|valid (?:string|integer|number|boolean)|pydantic|NoneType|dict|tuple")
+
+
+def problems(spec: dict) -> tuple[Problem, ...]:
+    document = copy.deepcopy(MINIMAL)
+    document["spec"] = {**document["spec"], **spec}
+    with pytest.raises(Refused) as refused:
+        parse_resource(document, hints=HINTS)
+    return refused.value.problems
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"backendVersion": 0.33}, 'spec.backendVersion: a text is needed here (got 0.33). Quote it: "0.33".'),
+        ({"image": True}, 'spec.image: a text is needed here (got True). Quote it: "true".'),
+        ({"replicas": "2"}, "spec.replicas: a whole number is needed here (got '2'). Write 2 without quotes."),
+        ({"replicas": 2.0}, "spec.replicas: a whole number is needed here (got 2.0). Write 2."),
+        ({"replicas": 1.5}, "spec.replicas: a whole number is needed here (got 1.5). Write a whole number, like 4."),
+        ({"replicas": -1}, "spec.replicas: it must be at least 0 (got -1). Write 0 or more."),
+        ({"replicas": 10**9}, "spec.replicas: it must be at most 10000 (got 1000000000). Write 10000 or less."),
+        ({"sla": {"ttftMs": 0}}, "spec.sla.ttftMs: it must be above 0 (got 0). Write a number above 0."),
+        (
+            {"parameters": {"trustRemoteCode": "yes"}},
+            "spec.parameters.trustRemoteCode: true or false is needed here (got 'yes'). Write true without quotes.",
+        ),
+        (
+            {"parameters": {"kvCacheFreeGpuMemoryFraction": "0.9"}},
+            "spec.parameters.kvCacheFreeGpuMemoryFraction: a number is needed here (got '0.9'). "
+            "Write 0.9 without quotes.",
+        ),
+        (
+            {"parameters": {"cudaGraphBatchSizes": 8}},
+            "spec.parameters.cudaGraphBatchSizes: a list is needed here (got 8). "
+            "Write items with a dash before each, or [a, b].",
+        ),
+        ({"image": ""}, "spec.image: at least 1 character is needed here (got ''). Give more."),
+        (
+            {"backend": "VLLM"},
+            "spec.backend: only torch, vllm, sglang or trtllm can stand here (got 'VLLM'). Did you mean vllm?",
+        ),
+        ({"mode": "both"}, "spec.mode: only agg or disagg can stand here (got 'both'). Write agg or disagg."),
+        (
+            {"imagePullSecrets": ["regcred"]},
+            "spec.imagePullSecrets[0]: a map is needed here (got 'regcred'). Write {name: regcred}.",
+        ),
+        (
+            {"rules": "production"},
+            "spec.rules: a map is needed here (got 'production'). "
+            "Write key: value lines; known here: configMapRef, set.",
+        ),
+        (
+            {"model": {"pvc": {"claimName": "m", "path": "/models/qwen"}}},
+            "spec.model.pvc.path: a path inside the volume has no / at its ends, no spaces, and no part that begins "
+            "with a dot (got '/models/qwen'). Did you mean models/qwen?",
+        ),
+        (
+            {"model": {"pvc": {"claimName": "m", "path": "a/.git"}}},
+            "spec.model.pvc.path: a path inside the volume has no / at its ends, no spaces, and no part that begins "
+            "with a dot (got 'a/.git'). Write it like qwen/qwen2.5-1.5b.",
+        ),
+        (
+            {"model": {"hub": {"repo": "https://hf.co/a/b"}}},
+            "spec.model.hub.repo: a repository is NAME or OWNER/NAME, "
+            "of letters, digits, -, _ and . (got 'https://hf.co/a/b'). Write it like Qwen/Qwen2.5-1.5B-Instruct.",
+        ),
+        (
+            {"roles": {"agg": {"resources": {"limits": {"cpu": 1.5}}}}},
+            'spec.roles.agg.resources.limits.cpu: a whole number or a text is needed here (got 1.5). Quote it: "1.5".',
+        ),
+        (
+            {"roles": {"agg": {"resources": {"limits": {"memory": "4GB"}}}}},
+            "spec.roles.agg.resources.limits.memory: this is no quantity (got '4GB'). "
+            "Write a number with a unit, like 2, 500m or 4Gi.",
+        ),
+        ({"model": {"hub": {}}}, "spec.model.hub.repo: required, but missing. Add repo."),
+        (
+            {"model": {"hub": {"repo": "a/b", "tokenSecretRef": {"name": "hf"}}}},
+            "spec.model.hub.tokenSecretRef.key: required, but missing. Add key.",
+        ),
+        (
+            {"parameters": {"max-model-len": 9}},
+            "spec.parameters.max-model-len: unknown field (got 9). Write maxSeqLen.",
+        ),
+        ({"max_model_len": 9}, "spec.max_model_len: unknown field (got 9). Write maxSeqLen below parameters."),
+        (
+            {"parameters": {"enforce-eager": True}},
+            "spec.parameters.enforce-eager: unknown field (got True). Write disableCudaGraph: true.",
+        ),
+        (
+            {"parameters": {"tensor-parallel-size": 2}},
+            "spec.parameters.tensor-parallel-size: unknown field (got 2). Did you mean tensorParallelSize?",
+        ),
+        ({"claimName": "m"}, "spec.claimName: unknown field (got 'm'). It belongs below spec.model.pvc."),
+        (
+            {"extraArgs": []},
+            "spec.extraArgs: unknown field (got []). It belongs below spec.roles.agg or "
+            "spec.roles.prefill or spec.roles.decode.",
+        ),
+        (
+            {"router": {"colour": "red"}},
+            "spec.router.colour: unknown field (got 'red'). Known here: policy, replicas, resources.",
+        ),
+    ],
+    ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
+)
+def test_a_mistake_says_what_is_wrong_and_what_to_do(spec, told):
+    assert [str(problem) for problem in problems(spec)] == [told]
+
+
+@pytest.mark.parametrize(
+    ("spec", "path", "value", "fix"),
+    [
+        ({"model": {}}, "spec.model", "", "Give exactly one of blueprintRef, hub, pvc or jobRef."),
+        (
+            {"model": {"pvc": {"claimName": "m"}, "jobRef": {"name": "j"}}},
+            "spec.model",
+            "pvc, jobRef",
+            "Give exactly one",
+        ),
+        ({"mode": "disagg"}, "spec.mode", "", "Give both ({} is enough), or set mode: agg."),
+        ({"roles": {"prefill": {}}}, "spec.roles", "", "Remove roles.prefill and roles.decode, or set mode: disagg."),
+        ({"limits": {"maxNewTokens": 1, "defaultMaxNewTokens": 2}}, "spec.limits.defaultMaxNewTokens", "", "Lower"),
+        ({"roles": {"agg": {"extraArgs": ["--api-key=x"]}}}, "spec.roles.agg.extraArgs", "", "Put it in a Secret"),
+        ({"model": {"hub": {"repo": "a/b", "token": "hf_x"}}}, "spec.model.hub.token", "", "Put it in a Secret"),
+    ],
+)
+def test_a_rule_over_several_fields_has_its_advice_as_the_fix(spec, path, value, fix):
+    (problem,) = problems(spec)
+
+    assert (problem.path, problem.value) == (path, value)
+    assert problem.fix.startswith(fix)
+    assert problem.reason
+    assert fix not in problem.reason
+
+
+def test_every_broken_rule_is_told():
+    assert len(problems({"mode": "disagg", "roles": {"agg": {}}})) == 2
+
+
+@pytest.mark.parametrize(
+    "hub",
+    [
+        {"token": "hunter2"},
+        {"tokn": "hunter2"},
+        {"hfToken": "hunter2"},
+        {"api_key": "hunter2"},
+        {"token": "x" * 70_000},
+    ],
+)
+def test_a_secret_is_never_repeated(hub):
+    told = " ".join(map(str, problems({"model": {"hub": {"repo": "a/b", **hub}}})))
+    assert "hunter2" not in told
+    assert "xxx" not in told
+
+
+@pytest.mark.parametrize("pattern", ALL, ids=lambda pattern: pattern.example)
+def test_the_example_of_a_pattern_obeys_it(pattern):
+    assert re.search(pattern.regex, pattern.example)
+
+
+def test_every_pattern_of_the_resources_has_words():
+    quantities = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)"
+    used = {
+        json.loads(f'"{found}"') if '"' in found else found
+        for text in crd_texts().values()
+        for found in re.findall(r"pattern: (.*)", text)
+    }
+    known = {pattern.regex for pattern in ALL}
+    plain = {found.strip("'").replace("''", "'").replace("\\\\", "\\") for found in used}
+    assert {found for found in plain if not found.strip('"').startswith(quantities)} - known == set()
+
+
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 2**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8)
+)
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=6), inner, max_size=2),
+    max_leaves=4,
+)
+FIELDS = (
+    "backend",
+    "backendVersion",
+    "image",
+    "mode",
+    "model",
+    "replicas",
+    "parameters",
+    "roles",
+    "sla",
+    "limits",
+    "rules",
+    "templates",
+    "router",
+    "rollout",
+    "imagePullPolicy",
+    "imagePullSecrets",
+    "nonsense",
+)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), values, min_size=1, max_size=3))
+def test_no_value_at_all_is_told_in_foreign_words(spec):
+    document = {**MINIMAL, "spec": {**MINIMAL["spec"], **spec}}
+    try:
+        parse_resource(document)
+    except Refused as refused:
+        for problem in refused.problems:
+            assert problem.path
+            assert problem.reason
+            assert problem.fix
+            assert not FOREIGN.search(f"{problem.reason} {problem.fix}")
