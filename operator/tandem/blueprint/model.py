@@ -12,6 +12,8 @@ from tandem.api.problems import Problem, Refused, refuse, shorten
 _BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 # Families whose parameter count follows from the dimensions below alone; others have None.
 _DENSE = frozenset(("llama", "mistral", "qwen2", "qwen3"))
+# Where families write how many experts a layer has.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +21,8 @@ class Blueprint:
     """Facts of a model.
 
     `digest` identifies the configuration. `weight_bytes` and `kv_bytes_per_token` are for the number format that
-    config.json names; a fact that the configuration does not give is None.
+    config.json names. `nextn` are the tokens that it predicts beyond the next one. A fact that the configuration does
+    not give is None.
     """
 
     digest: str
@@ -27,6 +30,8 @@ class Blueprint:
     total_params: int | None
     weight_bytes: int | None
     kv_bytes_per_token: int | None
+    is_moe: bool | None = None
+    nextn: int | None = None
 
 
 def from_config(config: Mapping[str, object]) -> Blueprint:
@@ -46,6 +51,8 @@ def from_config(config: Mapping[str, object]) -> Blueprint:
         total_params=params,
         weight_bytes=None if params is None or size is None else params * size,
         kv_bytes_per_token=_kv_bytes(config, dims, size),
+        is_moe=_is_moe(config),
+        nextn=_count(config.get("num_nextn_predict_layers")),
     )
 
 
@@ -74,6 +81,16 @@ class _Dimensions:
         if query is None or hidden is None:
             return None
         return query, self.optional("num_key_value_heads") or query, self.optional("head_dim") or hidden // query
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _is_moe(config: Mapping[str, object]) -> bool | None:
+    if any((_count(config.get(name)) or 0) > 1 for name in _EXPERTS):
+        return True
+    return False if config["model_type"] in _DENSE else None
 
 
 def _kv_bytes(config: Mapping[str, object], dims: _Dimensions, size: int | None) -> int | None:

@@ -80,5 +80,7 @@ def _facts(deployment: ModelDeployment, blueprint: Blueprint | None) -> dict[str
             "model_params": blueprint.total_params,
             "model_weight_bytes": blueprint.weight_bytes,
             "model_kv_bytes_per_token": blueprint.kv_bytes_per_token,
+            "is_moe": blueprint.is_moe,
+            "nextn": blueprint.nextn,
         }
     return facts

@@ -79,3 +79,21 @@ def test_a_configuration_that_cannot_be_is_refused_with_each_key(document, probl
         from_config(document)
 
     assert [problem.path for problem in refused.value.problems] == problems
+
+
+@pytest.mark.parametrize(
+    ("config", "is_moe", "nextn"),
+    [
+        ({"model_type": "llama"}, False, None),
+        ({"model_type": "mixtral", "num_local_experts": 8}, True, None),
+        ({"model_type": "qwen3_moe", "num_experts": 128}, True, None),
+        ({"model_type": "deepseek_v3", "n_routed_experts": 256, "num_nextn_predict_layers": 1}, True, 1),
+        ({"model_type": "mamba", "num_nextn_predict_layers": 0}, None, 0),
+        ({"model_type": "mamba", "num_experts": "8", "num_nextn_predict_layers": "x"}, None, None),
+        ({"model_type": "qwen3", "num_experts": None}, False, None),
+    ],
+)
+def test_experts_and_further_tokens_are_known_when_the_configuration_tells(config, is_moe, nextn):
+    blueprint = from_config(config)
+
+    assert (blueprint.is_moe, blueprint.nextn) == (is_moe, nextn)
