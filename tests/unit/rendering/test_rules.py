@@ -324,3 +324,42 @@ def test_s0_40_any_text_gives_rules_or_located_mistakes(text, values):
         assert 1 <= int(column) <= len(lines[int(line) - 1]) + 1
         assert problem.reason
         assert problem.fix
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "cycler.__init__.__globals__.os.popen('id -u').read()",
+        "max_batch_size.__class__.__mro__",
+        "().__class__.__bases__[0].__subclasses__()",
+        "__import__('os').system('id')",
+        "namespace(x=1)",
+        "lipsum | attr('__globals__')",
+        "self._TemplateReference__context",
+        "[x for x in range(9)]",
+        "(lambda: 1)()",
+        "{{ 1 }}",
+        "1" + " + 1" * 200,
+        "(" * 60 + "1" + ")" * 60,
+        "range(999999999) | length",
+        "9 ** 9 ** 9",
+        "round(1, -999999999)",
+        "'a' * 999999999",
+    ],
+)
+@pytest.mark.parametrize("form", ["max_batch_size = {}", "when {}:\n    max_batch_size = 1"])
+def test_s0_40_rules_reach_nothing_and_cost_nothing(form, expression):
+    text = form.format(expression)
+
+    with pytest.raises(Refused) as refused:
+        hits(text)
+
+    assert all(problem.path.startswith("test.rule:1:") for problem in refused.value.problems)
+
+
+def test_s0_40_the_largest_files_are_worked_out_at_once():
+    heavy = "max_batch_size = " + " + ".join(["len(range(999))"] * 26)
+    text = "\n".join([heavy] * 130)
+
+    assert len(hits(text)) == 130
+    assert len(hits("\n".join(["max_batch_size = 1" + " + 1" * 100] * 150))) == 150
