@@ -14,20 +14,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, nodes, pass_context
 from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from tandem.api.problems import refuse
+from tandem.rendering.bounds import ALLOWANCE, Allowance, allowance, bounded, concatenated, items_of, join, replace
 from tandem.rendering.text import to_json
 
 MAX_TEMPLATE_CHARACTERS = 65_536
+MAX_DEPTH = 32
 _FILTERS = frozenset(
     (
         *("default", "d", "length", "join", "lower", "upper", "replace", "trim", "first", "last", "sort", "unique"),
         *("list", "string", "int", "items", "dictsort", "min", "max", "abs"),
     )
 )
+# Filters that no template can name.
+_CONCATENATED, _ITEMS = "what ~ makes", "what a loop goes over"
 # On its line, only dashes and a key may stand before an expression, and nothing after it.
 _BEFORE_VALUE = re.compile(r"(^|\n) *((- +)+([A-Za-z_][\w.-]*: +)?|[A-Za-z_][\w.-]*: +)$")
 _AFTER_VALUE = re.compile(r" *(\n|$)")
@@ -36,14 +42,31 @@ _AFTER_VALUE = re.compile(r" *(\n|$)")
 class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox, without what could take unbounded time or memory."""
 
-    intercepted_binops = frozenset(["*", "**", "%"])
+    intercepted_binops = frozenset(["+", "*", "**", "%"])
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+":
+            allowance(context).spend_for(left, right)
+            return super().call_binop(context, operator, left, right)
         if operator != "%" and not (isinstance(left, int | float) and isinstance(right, int | float)):
             raise SecurityError(f"{operator} is for numbers only")
         if operator == "**" or isinstance(left, str):
             raise SecurityError(f"{operator} is not allowed in templates")
         return super().call_binop(context, operator, left, right)
+
+
+class _Bounds(NodeTransformer):
+    """Lets `~` and loops spend from the allowance: there is no hook for them."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        parts = nodes.List(node.nodes, lineno=node.lineno)
+        return nodes.Filter(parts, _CONCATENATED, [], [], None, None, lineno=node.lineno)
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        self.generic_visit(node)
+        node.iter = nodes.Filter(node.iter, _ITEMS, [], [], None, None, lineno=node.lineno)
+        return node
 
 
 def template_environment() -> ImmutableSandboxedEnvironment:
@@ -52,8 +75,9 @@ def template_environment() -> ImmutableSandboxedEnvironment:
         undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.globals.clear()
-    environment.filters = {name: rule for name, rule in environment.filters.items() if name in _FILTERS}
-    environment.filters["to_json"] = to_json
+    environment.filters = {name: bounded(rule) for name, rule in environment.filters.items() if name in _FILTERS}
+    environment.filters |= {"to_json": bounded(to_json), "replace": replace, "join": join}
+    environment.filters |= {_CONCATENATED: concatenated, _ITEMS: items_of}
     return environment
 
 
@@ -67,7 +91,7 @@ class YamlTemplate:
     def render(self, names: Mapping[str, object]) -> tuple[str, object]:
         """Text and what the text says as YAML; raises `Refused` with the template's line."""
         try:
-            text = self.template.render(names)
+            text = self.template.render({**names, ALLOWANCE: Allowance()})
         except (TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
             line = _line_of(error, self.location)
             where = f"{self.location}:{line}" if line else self.location
@@ -85,7 +109,7 @@ def compile_template(environment: ImmutableSandboxedEnvironment, *, location: st
     try:
         tree = environment.parse(source, location, location)
         _check(tree, location)
-        code = environment.compile(tree, location, location)
+        code = environment.compile(_Bounds().visit(tree), location, location)
     except TemplateSyntaxError as error:
         where = f"{location}:{error.lineno}"
         raise refuse(
@@ -102,10 +126,15 @@ def _check(tree: nodes.Template, location: str) -> None:
         raise refuse(where, None, "a template cannot read other templates", "Write it out here.")
     for found in tree.find_all((nodes.Macro, nodes.CallBlock)):
         raise refuse(f"{location}:{found.lineno}", None, "macros are not allowed", "Write it out here.")
+    for found in tree.find_all((nodes.Assign, nodes.AssignBlock, nodes.With, nodes.FilterBlock)):
+        where = f"{location}:{found.lineno}"
+        raise refuse(where, None, "a template has no variables of its own", "Write the value where it is needed.")
     for loop in tree.find_all(nodes.For):
         deeper = [inner for part in loop.body for inner in (part, *part.find_all(nodes.For)) if inner is not loop]
         if loop.recursive or any(isinstance(inner, nodes.For) for inner in deeper):
             raise refuse(f"{location}:{loop.lineno}", None, "loops inside loops are not allowed", "Use one loop.")
+    for call in tree.find_all(nodes.Call):
+        raise refuse(f"{location}:{call.lineno}", None, "a template calls nothing", "Use a filter: {{ x | lower }}.")
     for output in tree.find_all(nodes.Output):
         for index, node in enumerate(output.nodes):
             if isinstance(node, nodes.TemplateData):
@@ -122,9 +151,11 @@ def _text(node: nodes.Node) -> str | None:
     return node.data if isinstance(node, nodes.TemplateData) else None
 
 
-def _finalize(value: object) -> str:
+@pass_context
+def _finalize(context: Context, value: object) -> str:
     if isinstance(value, Undefined):
         return str(value)  # raises: the name is undefined
+    allowance(context).spend_for(value)
     return to_json(value)
 
 
@@ -137,9 +168,25 @@ def _line_of(error: BaseException, location: str) -> int | None:
     return line
 
 
+def _check_shape(text: str, location: str) -> None:
+    """Refuses what the loader cannot bear: it goes one C frame deeper per level, and copies what aliases merge."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
+            reason = "aliases are not allowed" if depth <= MAX_DEPTH else f"it is nested deeper than {MAX_DEPTH} levels"
+            where = f"line {event.start_mark.line + 1} of its output" if event.start_mark else "in its output"
+            raise refuse(
+                location, None, f"the template gives YAML that cannot be taken, {where}: {reason}", "Write it out."
+            )
+
+
 def _parse(text: str, location: str) -> object:
     try:
+        _check_shape(text, location)
         return yaml.load(text, Loader=yaml.CSafeLoader)
+    except ValueError as error:  # a date or a number that is none
+        raise refuse(location, None, f"the template gives a value that is none: {error}", "Put it in quotes.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1} of its output" if mark else ""
