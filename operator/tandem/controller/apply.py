@@ -13,6 +13,7 @@ from tandem.kube.cache import Cache, Ref, entry_of
 from tandem.kube.client import Client
 from tandem.kube.errors import ApiError
 from tandem.kube.resources import BY_KIND, DEPLOYMENT, ROLE_BINDING
+from tandem.manifests import names
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Applier:
             # Ours, but the watch has not told yet, or its labels were taken away.
             self._cache.put(found)
             return Outcome(stale=True)
-        if was_predecessors(found):
+        if was_predecessors(found, apply.body["metadata"]["labels"][names.LABEL_DEPLOYMENT]):
             return Outcome(stale=True)
         self._foreign.add(apply.ref)
         return Outcome(not_ours=(NotOurs(apply.ref, found.owner),))

@@ -147,7 +147,8 @@ def _keys_of(field: str, wanted: list[Any], observed: list[Any]) -> tuple[str, .
 
 
 def _has(item: Any, keys: tuple[str, ...]) -> bool:
-    if not isinstance(item, dict):
+    """Whether `item` can be told from others by `keys`. Anything may stand in an overlay: {name: {a: 1}}, say."""
+    if not isinstance(item, dict) or any(isinstance(item.get(key), dict | list) for key in keys):
         return False
     if keys == SERVICE_PORT:
         # Ports of NetworkPolicies have no name and are compared in order.

@@ -120,7 +120,7 @@ def make_plan(rendered: Rendered, observed: Observed, takeover: Takeover, ledger
         entry = observed.owned.get(wanted.ref) or observed.others.get(wanted.ref)
         if entry is None:
             applies.append(Apply(wanted.ref, wanted.digest, _body(wanted, takeover), None))
-        elif entry.deleting or (wanted.ref in observed.others and was_predecessors(entry)):
+        elif entry.deleting or (wanted.ref in observed.others and was_predecessors(entry, entry.deployment)):
             waiting.append(wanted.ref)
         elif wanted.ref in observed.others:
             not_ours.append(NotOurs(wanted.ref, entry.owner))
@@ -192,7 +192,8 @@ def _deletes(observed: Observed, takeover: Takeover, wanted: Collection[Ref], *,
     return tuple(chosen)
 
 
-def was_predecessors(entry: Entry) -> bool:
-    """Whether it belongs to a deleted ModelDeployment whose name is used again: the garbage collector removes it."""
+def was_predecessors(entry: Entry, deployment: str) -> bool:
+    """Whether what stands in the way of `deployment` belongs to a deleted ModelDeployment that had its name, and so is
+    removed by the garbage collector. What belongs to a ModelDeployment of another name stays."""
     owner = entry.owner
-    return owner is not None and owner.kind == MODEL_DEPLOYMENT.kind and owner.name == entry.deployment
+    return owner is not None and owner.kind == MODEL_DEPLOYMENT.kind and owner.name == deployment

@@ -208,6 +208,29 @@ def test_objects_of_others_are_not_touched(plane: ControlPlane, space: Space, wh
     assert space.api.get(kind, space.namespace, name)["metadata"]["ownerReferences"]
 
 
+def test_two_deployments_that_want_one_name_are_told(space: Space) -> None:
+    space.create("chat", **AGG)
+    space.wait_applied("chat")
+    taken = next(name for kind, name in space.children("chat") if kind == "Service" and name.startswith("chat-agg-"))
+    space.create(taken, **AGG)
+
+    status = space.wait_condition("Rendered", "False", "ObjectNotOwned", name=taken)
+
+    assert "belongs to ModelDeployment chat: rename" in condition({"status": status}, "Ready")["message"]
+    space.api.delete("ModelDeployment", space.namespace, "chat")
+    space.wait_condition("Rendered", "True", name=taken, timeout=60)
+
+
+def test_an_overlay_whose_names_are_no_texts_is_told(space: Space) -> None:
+    space.create(**AGG)
+    space.wait_applied()
+
+    space.edit(roles={"agg": {"podTemplate": {"spec": {"volumes": [{"name": {"a": "b"}, "emptyDir": {}}]}}}})
+
+    status = space.wait_condition("Rendered", "False")
+    assert ".spec.template.spec.volumes" in condition({"status": status}, "Rendered")["message"]
+
+
 def test_a_write_that_the_api_server_fails_on_again_and_again_is_told(plane: ControlPlane, space: Space) -> None:
     overlay = {"spec": {"containers": [{"name": "server", "resources": {"requests": {"cpu": "lots"}}}]}}
     space.create(roles={"agg": {"podTemplate": overlay}})

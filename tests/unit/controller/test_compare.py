@@ -110,6 +110,11 @@ DIFFERENT: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
         {"metadata": {}},
         ("metadata.labels",),
     ),
+    "a name that is no text": (
+        pod(env=[{"name": {"a": "b"}}]),
+        pod(env=[{"name": "A"}]),
+        ("spec.template.spec.containers[server].env[0].name",),
+    ),
     "text is not a number": ({"port": "8000"}, {"port": 8000}, ("port",)),
 }
 
