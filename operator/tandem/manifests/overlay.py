@@ -131,6 +131,8 @@ def _merge_lists(base: list[Any], overlay: list[Any], path: str, schema: _Keyed)
         first = schema.keys[0]
         if item.get(first) is None and first != "key":  # a toleration of every taint has no key
             raise refuse(f"{where}.{first}", None, "needed: items of this list are merged by it", "Add it.")
+        if schema.item and item.get("securityContext") is not None:
+            _mapping(item["securityContext"], f"{where}.securityContext")  # a base has it only for our own container
         identity = _identity(item, schema)
         at = next((place for place, known in enumerate(merged) if _identity(known, schema) == identity), None)
         if item.get("$patch") == "delete":

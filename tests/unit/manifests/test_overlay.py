@@ -180,3 +180,12 @@ def _places(cluster, overlay):
     except Refused as refused:
         return [problem.path for problem in refused.problems]
     return []
+
+
+@pytest.mark.parametrize("value", ["root", 5, ["a"], ""])
+@pytest.mark.parametrize("group", ["containers", "initContainers"])
+def test_a_security_context_that_is_no_mapping_is_refused_at_its_place(cluster, group, value):
+    overlay = {"spec": {group: [{"name": "side", "image": "x", "securityContext": value}]}}
+
+    where = f"spec.roles.agg.podTemplate.spec.{group}[0].securityContext: a mapping is needed here"
+    assert refusal(cluster, overlay).startswith(where)
