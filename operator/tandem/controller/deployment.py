@@ -23,7 +23,7 @@ from tandem.controller.plan import Plan, make_plan
 from tandem.controller.status import Situation, next_status
 from tandem.controller.statuswriter import StatusWriter
 from tandem.controller.takeover import Takeover, plan_takeover
-from tandem.controller.texts import FRESH_SECONDS, ConfigTexts
+from tandem.controller.texts import ConfigTexts
 from tandem.controller.verdict import Verdict
 from tandem.kube.cache import Cache, Entry, Ref
 from tandem.kube.client import Client
@@ -45,14 +45,6 @@ class _Wish:
     rendered: Rendered | None = None
     problems: tuple[Problem, ...] = ()
 
-    @property
-    def names_texts(self) -> bool:
-        """Whether ConfigMaps of the user go into it."""
-        if self.deployment is None:
-            return False
-        spec = self.deployment.spec
-        return spec.templates is not None or (spec.rules is not None and spec.rules.config_map_ref is not None)
-
 
 @dataclass(frozen=True, slots=True)
 class _Round:
@@ -73,6 +65,7 @@ class DeploymentReconciler:
         cache: Cache,
         renderer: Renderer,
         statuses: StatusWriter,
+        texts: ConfigTexts,
         loading: LoadingReader,
         clock: Clock,
         cluster_domain: str,
@@ -84,7 +77,7 @@ class DeploymentReconciler:
         self._clock = clock
         self._cluster_domain = cluster_domain
         self._applier = Applier(client, cache)
-        self._texts = ConfigTexts(client, clock)
+        self._texts = texts
         self._hints = HintReader(client, clock)
         self._ledgers = Ledgers()
         self._quiet: dict[Ref, int] = {}
@@ -111,26 +104,33 @@ class DeploymentReconciler:
             situation = self._situation(entry, document, wish, observed, done)
             status = next_status(situation, document.get("status") or {}, now=self._clock.now())
             write_again = await self._statuses.write(entry, document, status)
-        return _verdict(done, [look_again, ask_again, write_again, FRESH_SECONDS if wish.names_texts else None])
+        return _verdict(done, [look_again, ask_again, write_again])
 
     async def _wish(self, entry: Entry, document: Mapping[str, Any]) -> _Wish:
         """Reads the spec and renders it."""
         deployment: ModelDeployment | None = None
         try:
             deployment = _parse(entry, document)
-            spec, namespace = deployment.spec, deployment.metadata.namespace
-            rules: Mapping[str, str] = {}
-            templates: Mapping[str, str] = {}
-            if spec.rules is not None and spec.rules.config_map_ref is not None:
-                path = "spec.rules.configMapRef.name"
-                rules = await self._texts.read(namespace, spec.rules.config_map_ref.name, path=path)
-            if spec.templates is not None:
-                path = "spec.templates.configMapRef.name"
-                templates = await self._texts.read(namespace, spec.templates.config_map_ref.name, path=path)
+            rules, templates = await self._read_texts(entry.ref, deployment)
             rendered = self._renderer.render(deployment, rules=rules, templates=templates)
         except Refused as refused:
             return _Wish(deployment=deployment, problems=refused.problems)
         return _Wish(deployment=deployment, rendered=rendered)
+
+    async def _read_texts(self, ref: Ref, deployment: ModelDeployment) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """The rules and templates of the ConfigMaps that are named; raises `Refused` for one that is not there."""
+        spec = deployment.spec
+        named: dict[str, str] = {}
+        if spec.rules is not None and spec.rules.config_map_ref is not None:
+            named["rules"] = spec.rules.config_map_ref.name
+        if spec.templates is not None:
+            named["templates"] = spec.templates.config_map_ref.name
+        self._texts.names(ref, named.values())
+        found = {
+            field: await self._texts.read(ref.namespace, name, path=f"spec.{field}.configMapRef.name")
+            for field, name in named.items()
+        }
+        return found.get("rules", {}), found.get("templates", {})
 
     def _observe(self, ref: Ref, entry: Entry) -> Observed:
         return observe(self._cache.children(ref.namespace, ref.name), entry.uid)
@@ -192,6 +192,7 @@ class DeploymentReconciler:
         self._statuses.forget(ref)
         self._ledgers.forget(ref)
         self._hints.forget(ref)
+        self._texts.names(ref, ())
         self._loading.forget(ref)
 
 

@@ -17,6 +17,7 @@ from tandem.controller.metrics import Metrics
 from tandem.controller.route import route_reconciler
 from tandem.controller.settings import OperatorSettings
 from tandem.controller.statuswriter import StatusWriter
+from tandem.controller.texts import ConfigTexts
 from tandem.controller.worker import Reconciler, Workers
 from tandem.kube.cache import Cache, Entry, Ref
 from tandem.kube.client import Client
@@ -93,11 +94,12 @@ class Controller:
         async with (
             RouterSource() as routers,
             LoadingReader(routers, self._clock, changed=self._queue.add) as loading,
+            ConfigTexts(self._client, self._clock, changed=self._queue.add) as texts,
             asyncio.TaskGroup() as group,
         ):
             statuses = StatusWriter(self._client, self._cache, self._clock)
             self._workers.start(
-                self._reconcilers(Renderer(cluster), statuses, loading),
+                self._reconcilers(Renderer(cluster), statuses, texts, loading),
                 FailureReporter(self._cache, statuses, self._clock),
                 self._settings.workers,
             )
@@ -128,12 +130,15 @@ class Controller:
         elif entry.deployment:
             self._queue.add(Ref(MODEL_DEPLOYMENT.kind, entry.ref.namespace, entry.deployment))
 
-    def _reconcilers(self, renderer: Renderer, statuses: StatusWriter, loading: LoadingReader) -> dict[str, Reconciler]:
+    def _reconcilers(
+        self, renderer: Renderer, statuses: StatusWriter, texts: ConfigTexts, loading: LoadingReader
+    ) -> dict[str, Reconciler]:
         deployments = DeploymentReconciler(
             client=self._client,
             cache=self._cache,
             renderer=renderer,
             statuses=statuses,
+            texts=texts,
             loading=loading,
             clock=self._clock,
             cluster_domain=self._settings.cluster_domain,

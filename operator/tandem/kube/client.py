@@ -110,6 +110,7 @@ class Client:
         resource_version: str,
         label_selector: str = "",
         timeout_seconds: int = 300,
+        metadata_only: bool = False,
     ) -> AsyncIterator[tuple[str, Object]]:
         """Events (type, object) after `resource_version`, bookmarks included, until the server ends the stream."""
         query = {
@@ -119,9 +120,14 @@ class Client:
             "labelSelector": label_selector,
             "timeoutSeconds": str(timeout_seconds),
         }
+        accept = "application/json"
+        if metadata_only:
+            accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=timeout_seconds + 10)
         try:
-            async with await self._send("GET", resource.path(namespace), query=query, bounds=timeout) as response:
+            async with await self._send(
+                "GET", resource.path(namespace), query=query, headers={"Accept": accept}, bounds=timeout
+            ) as response:
                 if response.status >= 300:
                     raise _error(response.status, response.headers, await response.read())
                 async for line in response.content:
