@@ -70,7 +70,7 @@ def command() -> None:
 @click.option("--role", type=click.Choice(_ROLES), default="auto", show_default=True, help="auto: the mode's roles.")
 def render_config(*, role: str, **options: Any) -> None:
     """Prints {role: {parameter: {flag: value}}}: what each worker's command line gets, and why."""
-    from tandem.generator.api import backend_configs
+    from tandem.generator.calls import backend_configs
 
     with _refusals():
         library, params = _prepare(**options)
@@ -89,7 +89,7 @@ def render_config(*, role: str, **options: Any) -> None:
 @click.option("--output", type=click.Path(path_type=Path), required=True, metavar="O", help="Directory for the files.")
 def render_artifacts(*, templates_dir: Path | None, output: Path, **options: Any) -> None:
     """Writes run scripts, engine files and Kubernetes objects, and prints {file: text}."""
-    from tandem.generator.api import generate_backend_artifacts
+    from tandem.generator.calls import generate_backend_artifacts
     from tandem.generator.artifacts import is_written
 
     with _refusals():
@@ -115,7 +115,7 @@ def _prepare(
     mapping: Path | None,
 ) -> tuple[Any, Any]:
     """The library and the parameters that the options describe; raises `Refused`."""
-    from tandem.generator.api import prepare_generator_params, with_mapping_of
+    from tandem.generator.calls import prepare_generator_params, with_mapping_of
     from tandem.generator.overrides import parse_overrides
     from tandem.generator.schemas import load_schema
     from tandem.rendering.library import load_library

@@ -1,248 +1,35 @@
-"""The generator as functions: inputs → parameters → flags and files.
+"""The names of the generator's API, in one place.
 
-    params = generate_config_from_yaml("input.yaml", backend="vllm")
-    generate_backend_config(params["params"]["decode"], "vllm", role="decode")
-    generate_backend_artifacts(params, "vllm", output_dir="out")
-
-Nothing that is passed in is changed, and nothing is kept between calls. Every function takes `library`, the loaded
-templates and rules; callers that call often load it once (`tandem.rendering.library.load_library`). Mistakes raise
-`tandem.api.problems.Refused`, with the dotted path of each.
+params = generate_config_from_yaml("input.yaml", backend="vllm")
+generate_backend_config(params, "vllm", role="decode")
+generate_backend_artifacts(params, "vllm", output_dir="out")
 """
 
-from __future__ import annotations
+from tandem.generator.calls import (
+    collect_generator_params,
+    generate_backend_artifacts,
+    generate_config_from_input_dict,
+    generate_config_from_yaml,
+    prepare_generator_params,
+)
+from tandem.generator.compat_api import generate_backend_config
+from tandem.generator.compat_types import ArtifactBundle, DynamoConfig, GeneratorContext, ModeConfig, RuntimeView
+from tandem.generator.objects import K8sConfig, ModelConfig, RuntimeEnvConfig, generate_config_from_dicts
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-import yaml
-
-from tandem.api.deployment import RoleName
-from tandem.api.problems import refuse
-from tandem.generator.artifacts import artifacts_of, write_artifacts
-from tandem.generator.engine import Flags, flags_of, mapping_table, render_roles, with_table
-from tandem.generator.inputs import Inputs, check_inputs, merge
-from tandem.generator.params import Params, from_params, to_params
-from tandem.generator.schemas import Scalar, Schema, load_schema, parse_schema
-from tandem.generator.translate import relocated, to_deployment
-from tandem.manifests.sources import model_access
-from tandem.rendering.library import Library, load_library
-
-_NO_INPUT = "No generator inputs provided via --config or --set"
-# A model for parameters that are asked about alone.
-_ANY_MODEL = {"model_path": "any/model", "served_model_name": "model"}
-
-
-def collect_generator_params(  # noqa: PLR0917 - the order that callers know
-    service: Mapping[str, Any],
-    k8s: Mapping[str, Any] | None = None,
-    prefill_params: Mapping[str, Any] | None = None,
-    decode_params: Mapping[str, Any] | None = None,
-    agg_params: Mapping[str, Any] | None = None,
-    prefill_workers: int = 1,
-    decode_workers: int = 1,
-    agg_workers: int = 1,
-    sla: Mapping[str, Any] | None = None,
-    dyn_config: Mapping[str, Any] | None = None,
-    backend: str | None = None,
-    *,
-    library: Library | None = None,
-) -> Params:
-    """Parameters from their parts. Roles that are None or empty are left out, unless the mode needs them."""
-    roles = {"prefill": prefill_params, "decode": decode_params, "agg": agg_params}
-    return generate_config_from_input_dict(
-        {
-            "ServiceConfig": service,
-            "K8sConfig": k8s,
-            "DynConfig": dyn_config,
-            "Workers": {role: found for role, found in roles.items() if found},
-            "WorkerConfig": {
-                "prefill_workers": prefill_workers,
-                "decode_workers": decode_workers,
-                "agg_workers": agg_workers,
-            },
-            "SlaConfig": sla,
-        },
-        backend=backend,
-        library=library,
-    )
-
-
-def generate_config_from_input_dict(
-    input_dict: Mapping[str, Any],
-    schema_path: str | Path | None = None,
-    backend: str | None = None,
-    *,
-    library: Library | None = None,
-) -> Params:
-    """Parameters from an input of groups (ServiceConfig, K8sConfig, DynConfig, Workers.<role>…), defaults filled in.
-
-    Without `backend` the keys that only some backends know are left out.
-    """
-    library = library or load_library()
-    schema = _schema(schema_path)
-    inputs = check_inputs(input_dict, schema=schema, backend=backend, facts=_facts(library, backend, None))
-    to_deployment(inputs, backend=backend or "torch", version=None, default_image=None)
-    return to_params(inputs)
-
-
-def generate_config_from_yaml(
-    yaml_path: str | Path,
-    schema_path: str | Path | None = None,
-    backend: str | None = None,
-    *,
-    library: Library | None = None,
-) -> Params:
-    """`generate_config_from_input_dict` of a file."""
-    return generate_config_from_input_dict(load_input(yaml_path), schema_path, backend, library=library)
-
-
-def prepare_generator_params(
-    config_path: str | Path | None,
-    overrides: Mapping[str, Any] | None = None,
-    schema_path: str | Path | None = None,
-    backend: str | None = None,
-    *,
-    library: Library | None = None,
-) -> Params:
-    """Parameters of a file with `overrides` merged over it before anything is checked."""
-    raw = merge({} if config_path is None else load_input(config_path), overrides or {})
-    if not raw:
-        raise refuse("input", None, _NO_INPUT, "Give a file or single keys.")
-    return generate_config_from_input_dict(raw, schema_path, backend, library=library)
-
-
-def backend_config(
-    params: Mapping[str, Any],
-    backend: str,
-    *,
-    role: RoleName | None = None,
-    backend_version: str | None = None,
-    library: Library | None = None,
-) -> Flags:
-    """`{parameter: {flag: value}}` of one role, rules and defaults included; see `generate_backend_config`."""
-    library = library or load_library()
-    if "params" not in params:
-        name = role or "agg"
-        mode = "agg" if name == "agg" else "disagg"
-        pools = {"agg": params} if name == "agg" else {"prefill": {}, "decode": {}, name: params}
-        params = {"service": _ANY_MODEL, "k8s": {"mode": mode}, "params": pools}
-        role = name
-    configs = backend_configs(params, backend, backend_version=backend_version, library=library)
-    if role is None and len(configs) > 1:
-        raise refuse("role", None, "there are several roles", f"Name one of {', '.join(configs)}.")
-    if role is not None and role not in configs:
-        raise refuse("role", role, "the parameters have no such role", f"Use {' or '.join(configs)}.")
-    return configs[role] if role is not None else next(iter(configs.values()))
-
-
-def backend_configs(
-    params: Mapping[str, Any], backend: str, *, backend_version: str | None = None, library: Library | None = None
-) -> dict[RoleName, Flags]:
-    """`backend_config` of every role of the mode."""
-    library = library or load_library()
-    inputs = _inputs(params, backend, backend_version, library)
-    deployment = _deployment(inputs, backend, backend_version, library)
-    with relocated():
-        rendering = render_roles(deployment, facts=model_access(deployment).facts, library=library)
-    return {name: flags_of(role) for name, role in zip(inputs.roles, rendering.roles, strict=True)}
-
-
-def generate_backend_artifacts(
-    params: Mapping[str, Any],
-    backend: str,
-    templates_dir: str | Path | None = None,
-    output_dir: str | Path | None = None,
-    backend_version: str | None = None,
-    *,
-    library: Library | None = None,
-) -> dict[str, str]:
-    """Name and text of every artifact; with `output_dir` they are written there too.
-
-    Files below `templates_dir` (in a directory named as the backend, or in it) replace templates of the same name.
-    """
-    library = library or load_library()
-    if templates_dir is not None:
-        library = with_templates_of(library, Path(templates_dir), backend)
-    inputs = _inputs(params, backend, backend_version, library)
-    deployment = _deployment(inputs, backend, backend_version, library)
-    artifacts = artifacts_of(inputs, deployment=deployment, library=library)
-    if output_dir is not None:
-        write_artifacts(artifacts, Path(output_dir))
-    return artifacts
-
-
-def load_input(path: str | Path) -> dict[str, Any]:
-    """The input in a YAML file; raises `Refused`."""
-    text = _read(Path(path), "Config file not found")
-    try:
-        found = yaml.load(text, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        reason = f"malformed YAML: {getattr(error, 'problem', None) or error}"
-        raise refuse(where, None, reason, "Check indentation, quotes and brackets there.") from None
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise refuse(str(path), found, "an input is a mapping of groups", "Begin with ServiceConfig:.")
-    return found
-
-
-def with_templates_of(library: Library, directory: Path, backend: str) -> Library:
-    """The library with a directory's templates of a backend in place of shipped ones; raises `Refused`."""
-    if not directory.is_dir():
-        raise refuse("templates_dir", str(directory), "there is no such directory", "Give a directory of templates.")
-    library.table(backend, None)
-    nested = directory / backend
-    folder = nested if nested.is_dir() else directory
-    texts = {path.name: _read(path, "cannot be read") for path in sorted(folder.glob("*.j2")) if path.is_file()}
-    return library.with_templates(backend=backend, texts=texts, label=str(folder), path="templates_dir")
-
-
-def _read(path: Path, missing: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise refuse(str(path), None, missing, "Check the path.") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise refuse(str(path), None, f"the file cannot be read: {error}", "Give a readable UTF-8 file.") from None
-
-
-def _schema(path: str | Path | None) -> Schema:
-    if path is None:
-        return load_schema()
-    try:
-        document = yaml.load(_read(Path(path), "Schema file not found"), Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        raise refuse(str(path), None, f"malformed YAML: {error}", "Correct it.") from None
-    return parse_schema(document, str(path))
-
-
-def _facts(library: Library, backend: str | None, version: str | None) -> dict[str, Scalar | None]:
-    if backend is None:
-        return {"backend_image": None}
-    with relocated():
-        return {"backend_image": library.table(backend, version).image}
-
-
-def _inputs(params: Mapping[str, Any], backend: str, version: str | None, library: Library) -> Inputs:
-    if not isinstance(params, Mapping):
-        raise refuse("params", params, "parameters are a mapping of groups", "See collect_generator_params.")
-    return from_params(params, schema=load_schema(), backend=backend, facts=_facts(library, backend, version))
-
-
-def _deployment(inputs: Inputs, backend: str, version: str | None, library: Library) -> Any:
-    # Parameters that were made without a version hold the image of the preferred one.
-    images = {library.table(backend, known).image for known in (version, None)}
-    image = inputs.text("K8sConfig.k8s_image")
-    return to_deployment(inputs, backend=backend, version=version, default_image=image if image in images else None)
-
-
-def with_mapping_of(library: Library, path: Path, backend: str) -> Library:
-    """The library in which a mapping file of the user is the only one of `backend`; raises `Refused`."""
-    table = mapping_table(_read(path, "Mapping file not found"), str(path))
-    if table.backend != backend:
-        raise refuse(str(path), table.backend, f"the file is not for backend {backend}", "Name another file.")
-    library.table(backend, None)
-    return with_table(library, table)
+__all__ = [
+    "ArtifactBundle",
+    "DynamoConfig",
+    "GeneratorContext",
+    "K8sConfig",
+    "ModeConfig",
+    "ModelConfig",
+    "RuntimeEnvConfig",
+    "RuntimeView",
+    "collect_generator_params",
+    "generate_backend_artifacts",
+    "generate_backend_config",
+    "generate_config_from_dicts",
+    "generate_config_from_input_dict",
+    "generate_config_from_yaml",
+    "prepare_generator_params",
+]

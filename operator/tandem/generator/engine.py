@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -39,6 +40,10 @@ def _flags(value: ParameterValue) -> dict[str, object]:
     items = list(value.arguments)
     while items:
         head = items.pop(0)
+        if not head.startswith("-"):
+            name, _, text = head.partition("=")  # a variable or a setting of the engine's file
+            flags[name] = _plain(text)
+            continue
         values = []
         while items and not items[0].startswith("--"):
             values.append(items.pop(0))
@@ -59,6 +64,15 @@ def _typed(texts: list[str], original: object) -> object:
         return texts
     is_number = not isinstance(original, bool | str | tuple)
     return original if is_number and texts[0] == str(original) else texts[0]
+
+
+def _plain(text: str) -> object:
+    """A number, true, false or null as such, every other text as it is."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float | None) else text
 
 
 def shell_word(argument: Argument) -> str:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from tandem.api.problems import Refused
-from tandem.generator.api import generate_backend_artifacts, generate_config_from_input_dict
+from tandem.generator.calls import generate_backend_artifacts, generate_config_from_input_dict
 from tandem.generator.schemas import load_schema, parse_schema
 
 # The table of defaults; images and the two ports of vLLM are in tests of their own.

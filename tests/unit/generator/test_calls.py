@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tandem.api.problems import Refused
-from tandem.generator.api import (
+from tandem.generator.calls import (
     backend_config,
     backend_configs,
     collect_generator_params,
