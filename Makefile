@@ -35,6 +35,7 @@ lint: .venv/.ready ## Style, types, imports, freshness of generated files
 	$(PY) -m mypy
 	.venv/bin/lint-imports --no-cache
 	$(PY) -m tandem.api.crd --check crds
+	$(PY) -m tandem.api.crd --check charts/tandem/files/crds
 	$(PY) -m tandem.api.reference --check docs/reference
 	$(PY) make/torch_constraints.py --check
 
@@ -44,6 +45,7 @@ format: .venv/.ready ## Put files into shape
 
 generated: .venv/.ready ## Write again what is generated: CRDs, reference, torch's part of constraints.txt
 	$(PY) -m tandem.api.crd crds
+	$(PY) -m tandem.api.crd charts/tandem/files/crds
 	$(PY) -m tandem.api.reference docs/reference
 	$(PY) make/torch_constraints.py
 

@@ -40,7 +40,7 @@ def _worker_image(found: Document, workloads: Sequence[Document]) -> str | None:
         return None
     revision = _part(found, "status").get("revision")
     newest_first = sorted(workloads, key=lambda each: str(each["metadata"].get("creationTimestamp")), reverse=True)
-    asked = [each for each in newest_first if _labels(each).get(names.LABEL_REVISION) == revision]
+    asked = [each for each in newest_first if revision and _labels(each).get(names.LABEL_REVISION) == revision]
     for workload in asked or newest_first:
         role = _part(_part(spec, "roles"), _labels(workload).get(names.LABEL_ROLE, ""))
         image = _image(workload, names.WORKER_CONTAINER)

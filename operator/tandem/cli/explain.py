@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 import yaml
-from pydantic.alias_generators import to_camel, to_snake
+from pydantic.alias_generators import to_camel
 
 from tandem.api.deployment import Limits, ModelDeployment
+from tandem.api.mistakes import simplified
 from tandem.api.parameters import EngineParameters
 from tandem.api.problems import refuse
 from tandem.cli.cluster import cluster_from, cluster_options
@@ -82,17 +83,20 @@ def command(*, file: Path, parameter: str | None, output: str, **cluster: Any) -
 
 
 def _known(parameter: str) -> str:
-    """The name as in YAML; it may be given in snake_case too."""
-    known = [
-        *map(to_camel, EngineParameters.model_fields),
-        *(f"limits.{to_camel(name)}" for name in Limits.model_fields),
-    ]
-    asked = to_camel(to_snake(parameter)) if "." not in parameter else parameter
+    """The name as in YAML, however it was written."""
+    known = {simplified(name): name for name in _names()}
+    asked = simplified(parameter)
     if asked in known:
-        return asked
-    near = difflib.get_close_matches(asked, known, n=3)
+        return known[asked]
+    near = [known[form] for form in difflib.get_close_matches(asked, known, n=3)]
     fix = f"Did you mean {' or '.join(near)}?" if near else "See: kubectl explain modeldeployment.spec.parameters"
     raise refuse("PARAM", parameter, "there is no such parameter", fix)
+
+
+def _names() -> dict[str, str]:
+    """The Python name of everything that can be asked for, by its name in YAML; limits have `limits.` before it."""
+    limits = {f"limits.{to_camel(name)}": name for name in Limits.model_fields}
+    return {to_camel(name): name for name in EngineParameters.model_fields} | limits
 
 
 def _explain(deployment: ModelDeployment, cluster: Cluster, name: str | None) -> _Explained:
@@ -155,7 +159,7 @@ def _fixed(entry: Entry) -> object:
 
 
 def _why_absent(name: str, table: MappingTable, deployment: ModelDeployment) -> str:
-    own = to_snake(name.removeprefix("limits."))
+    own = _names()[name]
     refused = table.limits_refused[own] if name.startswith("limits.") else table.entries[own].otherwise
     mode = None if name.startswith("limits.") else table.entries[own].mode
     if mode not in (None, deployment.spec.mode):

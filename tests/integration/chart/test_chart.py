@@ -126,6 +126,10 @@ def test_crds_are_the_generated_ones_and_are_kept(control_plane: ControlPlane) -
     assert not by_kind(render(control_plane, "--set=crds.enabled=false"), "CustomResourceDefinition")
 
 
+def test_helm_has_nothing_to_remark(control_plane: ControlPlane) -> None:
+    assert helm(control_plane, "template", "tandem", str(CHART), "--kube-version=1.33.0").stderr == ""
+
+
 def test_operator_may_neither_read_secrets_nor_use_wildcards(control_plane: ControlPlane) -> None:
     text = render(control_plane)
     rules = [rule for kind in ("ClusterRole", "Role") for role in by_kind(text, kind) for rule in role["rules"]]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tandem.cli.app import run
 
@@ -41,6 +42,21 @@ def diff(control_plane, capsys):
 
 def test_nothing_differs_after_what_was_rendered_has_been_applied(applied, diff):
     assert diff(applied) == (0, "")
+
+
+def test_images_of_the_clusters_operator_are_no_difference(diff, control_plane, namespace, tmp_path, capsys):
+    file = tmp_path / "deployment.yaml"
+    example = (ROOT / "docs" / "examples" / "torch-agg.yaml").read_text()
+    file.write_text(example.replace("metadata:\n", f"metadata:\n  namespace: {namespace}\n"))
+    images = ["--router-image", "reg.example/operator:9", "--worker-image", "torch=reg.example/server:9"]
+    assert run(["render", "-f", str(file), *images]) == 0
+    objects = capsys.readouterr().out
+    control_plane.kubectl("apply", "-f", str(file))
+    control_plane.kubectl("apply", "--server-side", "--field-manager=tandem", "-f", "-", input=objects)
+    assert diff(file) == (0, "")
+    code, text = diff(file, "--worker-image", "torch=reg.example/server:10")
+    assert code == 1
+    assert "+ Deployment" in text
 
 
 def test_a_changed_value_a_missing_object_and_a_left_over_are_told(applied, diff, control_plane, namespace):
@@ -82,4 +98,24 @@ def test_an_api_server_that_cannot_be_asked_exits_2(applied, control_plane, tmp_
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(control_plane.kubeconfig.read_text().replace(control_plane.url, "https://127.0.0.1:1"))
     assert run(["diff", "-f", str(applied), "--kubeconfig", str(kubeconfig)]) == 2
-    assert "cannot be reached" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("error: https://127.0.0.1:1: it cannot be reached: ")
+
+
+def test_a_token_that_is_not_known_exits_2(applied, control_plane, tmp_path, capsys):
+    document = yaml.safe_load(control_plane.kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": "hunter2"}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(document))
+    assert run(["diff", "-f", str(applied), "--kubeconfig", str(kubeconfig)]) == 2
+    said = capsys.readouterr().err
+    assert "the API server does not accept these credentials" in said
+    assert "hunter2" not in said
+
+
+def test_a_config_map_that_is_not_there_is_located_in_the_file(applied, control_plane, capsys):
+    applied.write_text(applied.read_text() + "  rules: {configMapRef: {name: none}}\n")
+    line = len(applied.read_text().splitlines())
+    assert run(["diff", "-f", str(applied), "--kubeconfig", str(control_plane.kubeconfig)]) == 1
+    told = f"error: {applied}:{line}:32: spec.rules.configMapRef.name: there is no such ConfigMap"
+    assert capsys.readouterr().err.startswith(told)

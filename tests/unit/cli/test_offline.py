@@ -93,8 +93,8 @@ def test_explain_shows_each_value_with_source_and_arguments(capsys):
     ]
 
 
-@pytest.mark.parametrize("name", ["maxSeqLen", "max_seq_len"])
-def test_explain_takes_a_parameter_under_both_its_names(name, capsys):
+@pytest.mark.parametrize("name", ["maxSeqLen", "max_seq_len", "max-seq-len"])
+def test_explain_takes_a_parameter_however_it_is_written(name, capsys):
     assert run(["explain", "-f", str(DISAGG), name, "-o", "yaml"]) == 0
     (document,) = yaml.safe_load(capsys.readouterr().out)
     assert {value["name"] for value in document["parameters"]} == {"maxSeqLen"}
@@ -130,6 +130,7 @@ def test_explain_shows_limits_given_and_default(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("parameter", "told"),
     [
+        ("moe_all2all_backend", "moeAll2AllBackend cannot be had on torch 1"),
         ("moeBackend", "moeBackend cannot be had on torch 1: the bundled server has one implementation of it. Remove"),
         ("kvTransferBackend", "kvTransferBackend means something in mode disagg only."),
     ],
