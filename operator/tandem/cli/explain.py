@@ -184,10 +184,17 @@ def _table(explained: Sequence[_Explained]) -> str:
     lines = list(_aligned((_HEADINGS, *rows))) if rows else []
     lines += [f"{each.deployment.metadata.name}: {each.absent}" for each in explained if each.absent]
     for each in explained:
-        lines += [
-            f"{hit.location}: {hit.role} {to_camel(hit.name)} = {_text(hit.value)} ({hit.outcome})" for hit in each.hits
-        ]
+        lines += [line for hit in each.hits for line in _hit_lines(hit)]
     return "\n".join(lines)
+
+
+def _hit_lines(hit: RuleHit) -> Iterable[str]:
+    """What a line of a rule file did, and below it the conditions that decided whether it was evaluated."""
+    gives = "" if hit.value is None else f" gives {_text(hit.value)}"
+    yield f"{hit.location}: {hit.role} {to_camel(hit.name)} = {hit.expression}{gives}: {hit.outcome}"
+    yield from (f"    {condition}: holds" for condition in hit.held)
+    if hit.failed:
+        yield f"    {hit.failed}: does not hold"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
@@ -224,6 +231,9 @@ def _document(explained: Sequence[_Explained]) -> list[dict[str, Any]]:
                     "value": _plain(hit.value),
                     "location": hit.location,
                     "outcome": hit.outcome,
+                    "expression": hit.expression,
+                    "held": list(hit.held),
+                    "failed": hit.failed or None,
                 }
                 for hit in each.hits
             ],

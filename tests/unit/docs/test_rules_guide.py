@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from pydantic.alias_generators import to_camel
 
 from tandem.api.load import parse_resource
+from tandem.cli.app import root
 from tandem.manifests import Cluster, build
 from tandem.rendering.library import load_library
 from tandem.rendering.operations import FUNCTIONS
@@ -51,6 +53,16 @@ def test_s0_37_the_worked_example_is_what_happens(cluster):
     }
 
     assert found == set(table("example: values"))
+
+
+def test_the_trace_of_the_example_is_what_explain_prints(tmp_path):
+    file = tmp_path / "deployment.yaml"
+    file.write_text(block("deployment"))
+
+    done = CliRunner().invoke(root, ["explain", "-f", str(file), "maxNumTokens"])
+
+    assert done.exit_code == 0
+    assert block("explain maxNumTokens") in done.output
 
 
 def test_the_example_of_rules_is_a_rule_file():
