@@ -13,6 +13,7 @@ import aiohttp
 from pydantic_core import from_json
 
 from tandem.kube.connection import Connection
+from tandem.kube.depth import shallow
 from tandem.kube.errors import UNREACHABLE, ApiError, FieldError
 from tandem.kube.resources import BY_KIND, Resource
 
@@ -131,12 +132,12 @@ class Client:
                 if response.status >= 300:
                     raise _error(response.status, response.headers, await response.read())
                 async for line in response.content:
-                    event = from_json(line)
+                    event = from_json(shallow(line))
                     if event["type"] == "ERROR":
                         status = event["object"]
                         raise ApiError(status.get("code", 500), status.get("reason", ""), status.get("message", ""))
                     yield event["type"], event["object"]
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ApiError(UNREACHABLE, "Unreachable", f"the watch of {resource} broke: {error!r}") from error
 
     async def apply(self, obj: Mapping[str, Any], *, uid: str | None) -> Object:
@@ -241,11 +242,14 @@ class Client:
             if status >= 300:
                 raise _error(status, response.headers, data)
             # Labels, names and reasons repeat without end: sharing them keeps the cache small.
-            answer: Object = from_json(data, cache_strings="all")
+            answer: Object = from_json(shallow(data), cache_strings="all")
             return answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = f"{self._connection.server} cannot be reached: {error!r}"
             raise ApiError(UNREACHABLE, "Unreachable", reason) from error
+        except ValueError as error:  # something between us and it answers in its place
+            reason = f"{self._connection.server} does not answer {method} {path} with JSON: {error}"
+            raise ApiError(UNREACHABLE, "Unreadable", reason) from error
         finally:
             if self._observer is not None:
                 self._observer(verb, kind, status, time.perf_counter() - started)

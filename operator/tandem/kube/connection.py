@@ -18,6 +18,7 @@ from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.kube_config import refresh_token
 
 from tandem.api.problems import Problem
+from tandem.kube.depth import ShallowResponse
 from tandem.kube.errors import CredentialsError
 from tandem.kube.kubeconfig import check_kubeconfig
 
@@ -64,6 +65,7 @@ class Connection:
             headers={"User-Agent": USER_AGENT},
             proxy=rest.proxy,
             read_bufsize=2**21,
+            response_class=ShallowResponse,
         )
 
 

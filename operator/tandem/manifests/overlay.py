@@ -39,6 +39,7 @@ _SPEC: Mapping[str, _Keyed] = {
     "topologySpreadConstraints": _Keyed(("topologyKey", "whenUnsatisfiable")),
     "tolerations": _Keyed(("key", "operator", "value", "effect")),
 }
+MAX_DEPTH = 32
 _PLAIN: Mapping[str, _Keyed] = {}
 _DEFAULTS: Mapping[str, str] = {"protocol": "TCP", "operator": "Equal"}
 _RESERVED_LABELS = frozenset(
@@ -51,6 +52,7 @@ _RESERVED_LABELS = frozenset(
 
 def apply_overlay(template: Mapping[str, Any], overlay: Mapping[str, Any], path: str) -> dict[str, Any]:
     """`template` with `overlay` merged in, as a new value; raises `Refused` located below `path`."""
+    _check_depth(overlay, path)
     _check(overlay, path)
     merged = dict(template)
     for part, schema in (("metadata", _PLAIN), ("spec", _SPEC)):
@@ -78,6 +80,21 @@ def server_image(overlay: Mapping[str, Any] | None) -> str | None:
 
 def _field(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, Mapping) else None
+
+
+def _check_depth(overlay: Mapping[str, Any], path: str) -> None:
+    """Refuses what no pod has and no parser need bear; without recursion."""
+    waiting: list[tuple[Any, str, int]] = [(overlay, path, 0)]
+    while waiting:
+        value, where, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise refuse(
+                where, None, f"nested deeper than {MAX_DEPTH} levels", "No field of a pod is so deep: remove it."
+            )
+        if isinstance(value, Mapping):
+            waiting += [(inner, f"{where}.{key}", depth + 1) for key, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(inner, f"{where}[{index}]", depth + 1) for index, inner in enumerate(value)]
 
 
 def _check(overlay: Mapping[str, Any], path: str) -> None:

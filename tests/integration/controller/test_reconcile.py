@@ -12,7 +12,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.integration.controller.api import Api, Object, eventually
 from tests.integration.controller.conftest import USER
 from tests.integration.controller.process import OperatorProcess
-from tests.integration.controller.space import AGG, DISAGG, Space, condition
+from tests.integration.controller.space import AGG, DISAGG, Space, condition, model_deployment
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
@@ -229,6 +229,25 @@ def test_an_overlay_whose_names_are_no_texts_is_told(space: Space) -> None:
 
     status = space.wait_condition("Rendered", "False")
     assert ".spec.template.spec.volumes" in condition({"status": status}, "Rendered")["message"]
+
+
+@pytest.mark.parametrize("levels", [150, 1_000, 9_000])
+def test_an_overlay_that_is_nested_without_end_is_told_and_harms_nobody(
+    plane: ControlPlane, space: Space, levels: int
+) -> None:
+    document = model_deployment("deep", space.namespace, roles={"agg": {"podTemplate": {"spec": {"x": "HERE"}}}})
+    text = json.dumps(document).replace('"HERE"', '{"a":' * levels + "1" + "}" * levels)
+    plane.kubectl("create", "--filename=-", input=text)
+
+    # Python could not read the resource; kubectl takes the condition out of it.
+    shown = 'jsonpath={.status.conditions[?(@.type=="Valid")].message}'
+    look = ("get", "modeldeployment", "deep", f"--namespace={space.namespace}", "--output", shown)
+    message = eventually(lambda: plane.kubectl(*look).stdout, why="the status is silent")
+    plane.kubectl("delete", "modeldeployment", "deep", f"--namespace={space.namespace}")
+    assert "spec.roles.agg.podTemplate.spec.x.a.a.a" in message
+    assert "nested deeper than 32 levels" in message
+    space.create(**AGG)
+    space.wait_applied()
 
 
 def test_a_write_that_the_api_server_fails_on_again_and_again_is_told(plane: ControlPlane, space: Space) -> None:

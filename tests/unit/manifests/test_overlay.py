@@ -189,3 +189,12 @@ def test_a_security_context_that_is_no_mapping_is_refused_at_its_place(cluster, 
 
     where = f"spec.roles.agg.podTemplate.spec.{group}[0].securityContext: a mapping is needed here"
     assert refusal(cluster, overlay).startswith(where)
+
+
+def test_what_is_nested_too_deeply_is_refused_at_its_place(cluster):
+    deep = 1
+    for _ in range(20):
+        deep = {"a": [deep]}
+
+    assert refusal(cluster, {"spec": {"x": deep}}).startswith("spec.roles.agg.podTemplate.spec.x.a[0].a[0]")
+    assert "nested deeper than 32 levels" in refusal(cluster, {"spec": {"x": deep}})

@@ -1,0 +1,78 @@
+"""JSON from the API server, no deeper than parsers take: it accepts ten thousand levels where a schema is open.
+
+What lies deeper becomes null; whoever reads such an object finds it still too deep, and can say so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+from pydantic_core import from_json
+
+DEEPEST = 100
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]', re.DOTALL)
+
+
+def shallow(data: bytes) -> bytes:
+    """JSON text with `null` for what lies deeper than `DEEPEST` levels, if parsers do not take it as it is."""
+    if data.count(b"{") + data.count(b"[") <= DEEPEST:
+        return data
+    try:
+        from_json(data)
+    except ValueError:
+        return _cut(data)
+    return data
+
+
+def _cut(data: bytes) -> bytes:
+    parts, depth, kept = [], 0, 0
+    for token in _TOKEN.finditer(data):
+        sign = token[0]
+        if sign in (b"{", b"["):
+            depth += 1
+            if depth == DEEPEST + 1:
+                parts.append(data[kept : token.start()])
+        elif sign in (b"}", b"]"):
+            if depth == DEEPEST + 1:
+                parts.append(b"null")
+                kept = token.end()
+            depth -= 1
+    return b"".join([*parts, data[kept:]])
+
+
+class ShallowResponse(aiohttp.ClientResponse):
+    """A response whose JSON, whole or line by line, passes through `shallow`."""
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        """See aiohttp."""
+        await super().start(connection)
+        lines: Any = _ShallowLines(self.content)
+        self.content = lines
+        return self
+
+    async def json(self, **_: Any) -> Any:
+        """The body, parsed."""
+        return json.loads(shallow(await self.read()))
+
+
+class _ShallowLines:
+    """A stream of lines; whoever reads it in chunks gets whole lines."""
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        rest = b""
+        async for chunk in self._content.iter_chunked(size):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield shallow(line) + b"\n"
+        if rest:
+            yield shallow(rest)

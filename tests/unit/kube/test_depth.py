@@ -1,0 +1,55 @@
+"""JSON that is deeper than parsers take is cut, and nothing else is changed."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic_core import from_json
+
+from tandem.kube.depth import DEEPEST, shallow
+
+
+def nested(levels, inside="1"):
+    return ('{"a":[' * levels + inside + "]}" * levels).encode()
+
+
+@pytest.mark.parametrize("levels", [101, 450, 5_000])
+def test_what_is_too_deep_becomes_null(levels):
+    text = b'{"before":{"x":1},"deep":' + nested(levels) + b',"after":"y"}'
+
+    found = from_json(shallow(text))
+
+    assert (found["before"], found["after"]) == ({"x": 1}, "y")
+    value = found["deep"]
+    for _ in range((DEEPEST - 1) // 2):
+        value = value["a"][0]
+    assert value == {"a": None}
+
+
+def test_brackets_in_texts_do_not_count():
+    text = json.dumps({"a": '[{"\\"' * 1_000, "b": '\\"]}' * 1_000}).encode()
+
+    assert shallow(text) == text
+    assert from_json(shallow(b'{"c":' + nested(300, json.dumps('[{\\"')) + b',"d":' + text + b"}"))["d"] == json.loads(
+        text
+    )
+
+
+def test_what_is_broad_stays_as_it_is():
+    text = json.dumps([{"a": [n]} for n in range(10_000)]).encode()
+
+    assert shallow(text) is text
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(VALUES)
+def test_anything_beside_what_is_too_deep_is_kept(value):
+    text = b"[" + nested(200) + b"," + json.dumps(value).encode() + b"]"
+
+    assert from_json(shallow(text))[1] == value
