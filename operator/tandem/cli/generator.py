@@ -89,8 +89,8 @@ def render_config(*, role: str, **options: Any) -> None:
 @click.option("--output", type=click.Path(path_type=Path), required=True, metavar="O", help="Directory for the files.")
 def render_artifacts(*, templates_dir: Path | None, output: Path, **options: Any) -> None:
     """Writes run scripts, engine files and Kubernetes objects, and prints {file: text}."""
-    from tandem.generator.calls import generate_backend_artifacts
     from tandem.generator.artifacts import is_written
+    from tandem.generator.calls import generate_backend_artifacts
 
     with _refusals():
         library, params = _prepare(**options)

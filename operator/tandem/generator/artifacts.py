@@ -14,7 +14,7 @@ from tandem.generator.engine import render_roles, shell_word
 from tandem.generator.inline import inlined
 from tandem.generator.inputs import Inputs
 from tandem.generator.scripts import Scripts, file_name
-from tandem.generator.translate import relocated
+from tandem.generator.translate import blueprint_of, relocated
 from tandem.manifests import Cluster, build
 from tandem.manifests.sources import model_access
 from tandem.manifests.yaml_out import to_yaml
@@ -34,8 +34,9 @@ def artifacts_of(inputs: Inputs, *, deployment: ModelDeployment, library: Librar
     """
     with relocated():
         facts = model_access(deployment).facts
-        rendering = render_roles(deployment, facts=facts, library=library)
-        built = build(deployment, cluster=Cluster(library=library))
+        blueprint = blueprint_of(inputs)
+        rendering = render_roles(deployment, facts=facts, blueprint=blueprint, library=library)
+        built = build(deployment, blueprint=blueprint, cluster=Cluster(library=library))
         if inputs.get("K8sConfig.k8s_engine_mode") == "inline":
             built = inlined(built)
         scripts = Scripts(inputs=inputs, deployment=deployment, facts=facts, library=library, rendering=rendering)

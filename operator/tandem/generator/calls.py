@@ -13,18 +13,21 @@ from typing import Any
 
 import yaml
 
-from tandem.api.deployment import RoleName
+from tandem.api.deployment import ModelDeployment, RoleName
 from tandem.api.problems import refuse
 from tandem.generator.artifacts import artifacts_of, write_artifacts
 from tandem.generator.engine import Flags, flags_of, mapping_table, render_roles, with_table
 from tandem.generator.inputs import Inputs, check_inputs, merge
 from tandem.generator.params import Params, from_params, to_params
 from tandem.generator.schemas import Scalar, Schema, load_schema, parse_schema
-from tandem.generator.translate import relocated, to_deployment
+from tandem.generator.translate import blueprint_of, relocated, to_deployment
 from tandem.manifests.sources import model_access
 from tandem.rendering.library import Library, load_library
+from tandem.rendering.mapping import Unsupported
 
 _NO_INPUT = "No generator inputs provided via --config or --set"
+# What backends call multi-token prediction.
+_MTP_WORDS = ("mtp", "nextn")
 # A model for parameters that are asked about alone.
 _ANY_MODEL = {"model_path": "any/model", "served_model_name": "model"}
 
@@ -78,7 +81,7 @@ def generate_config_from_input_dict(
     library = library or load_library()
     schema = _schema(schema_path)
     inputs = check_inputs(input_dict, schema=schema, backend=backend, facts=_facts(library, backend, None))
-    to_deployment(inputs, backend=backend or "torch", version=None, default_image=None)
+    to_deployment(inputs, backend=backend or "torch")
     return to_params(inputs)
 
 
@@ -140,7 +143,8 @@ def backend_configs(
     inputs = _inputs(params, backend, backend_version, library)
     deployment = _deployment(inputs, backend, backend_version, library)
     with relocated():
-        rendering = render_roles(deployment, facts=model_access(deployment).facts, library=library)
+        facts = model_access(deployment).facts
+        rendering = render_roles(deployment, facts=facts, blueprint=blueprint_of(inputs), library=library)
     return {name: flags_of(role) for name, role in zip(inputs.roles, rendering.roles, strict=True)}
 
 
@@ -228,11 +232,19 @@ def _inputs(params: Mapping[str, Any], backend: str, version: str | None, librar
     return from_params(params, schema=load_schema(), backend=backend, facts=_facts(library, backend, version))
 
 
-def _deployment(inputs: Inputs, backend: str, version: str | None, library: Library) -> Any:
+def _deployment(inputs: Inputs, backend: str, version: str | None, library: Library) -> ModelDeployment:
     # Parameters that were made without a version hold the image of the preferred one.
     images = {library.table(backend, known).image for known in (version, None)}
     image = inputs.text("K8sConfig.k8s_image")
-    return to_deployment(inputs, backend=backend, version=version, default_image=image if image in images else None)
+    entry = library.table(backend, version).entries["speculative_decoding_type"]
+    known = (word for word in _MTP_WORDS if not isinstance(entry.target(word, inputs.mode), Unsupported))
+    return to_deployment(
+        inputs,
+        backend=backend,
+        version=version,
+        default_image=image if image in images else None,
+        mtp=next(known, _MTP_WORDS[0]),
+    )
 
 
 def with_mapping_of(library: Library, path: Path, backend: str) -> Library:

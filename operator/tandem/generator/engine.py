@@ -12,6 +12,7 @@ import yaml
 
 from tandem.api.deployment import ModelDeployment
 from tandem.api.problems import refuse
+from tandem.blueprint.model import Blueprint
 from tandem.manifests.request import rendering_request
 from tandem.rendering.library import Library
 from tandem.rendering.mapping import MappingError, MappingTable, extend, parse_mapping
@@ -24,9 +25,11 @@ Flags = dict[str, dict[str, object]]
 _REFERENCE = re.compile(r"\$\((\w+)\)")
 
 
-def render_roles(deployment: ModelDeployment, *, facts: ModelFacts, library: Library) -> Rendering:
+def render_roles(
+    deployment: ModelDeployment, *, facts: ModelFacts, blueprint: Blueprint, library: Library
+) -> Rendering:
     """How the workers of each role are started; raises `Refused`."""
-    return render(rendering_request(deployment, facts, None), library)
+    return render(rendering_request(deployment, facts, blueprint), library)
 
 
 def flags_of(role: RoleRendering) -> Flags:

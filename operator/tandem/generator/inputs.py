@@ -187,7 +187,7 @@ def _stranger(path: str, what: str, known: list[str]) -> Problem:
 
 def shorten_path(path: str) -> str:
     """A path that a user wrote, short and on one line."""
-    text = path if path.isprintable() else repr(path)
+    text = path if path and path.isprintable() else repr(path)
     return text if len(text) <= 120 else f"{text[:119]}…"
 
 

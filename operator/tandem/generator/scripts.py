@@ -16,6 +16,7 @@ from tandem.generator.engine import shell_value, shell_word
 from tandem.generator.inputs import Inputs
 from tandem.generator.placement import GPUS_PER_NODE, Node, Place, Pool, place
 from tandem.generator.ports import Ports
+from tandem.generator.translate import blueprint_of
 from tandem.manifests.backends import BACKENDS
 from tandem.manifests.request import rendering_request
 from tandem.rendering.library import Library
@@ -28,6 +29,7 @@ from tandem.rendering.values import EnvRef, RoleRendering
 _FILES = "\x00files\x00"
 _BOOTSTRAP = "disaggregation_bootstrap_port"
 _BOOTSTRAP_BASE = 8998
+_ENGINE_ARGUMENTS = "extra_engine_args.yaml"
 _HEAD = """\
 #!/bin/bash
 # {title}
@@ -88,7 +90,7 @@ class Scripts:
     def _process(self, worker: Place, node: Node, ports: Ports) -> _Process:
         inputs = self.inputs
         port = ports.take(inputs.number("ServiceConfig.port") + 1, key="ServiceConfig.port")
-        request = rendering_request(self.deployment, self.facts, None)
+        request = rendering_request(self.deployment, self.facts, blueprint_of(self.inputs))
         role = next(found for found in request.roles if found.name == worker.role)
         given, extra = dict(role.given), role.extra_arguments
         if self._has_bootstrap_port():
@@ -203,8 +205,8 @@ class _Process:
 
 
 def file_name(role: RoleName | str, name: str) -> str:
-    """The artifact that holds a file of a role: `prefill_config.yaml`."""
-    return f"{role}_{name}"
+    """The artifact that holds a file of a role: `prefill_config.yaml` for TensorRT-LLM's."""
+    return f"{role}_{'config.yaml' if name == _ENGINE_ARGUMENTS else name}"
 
 
 def _kv_events(port: int) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from tandem.api.base import API_VERSION
 from tandem.api.deployment import ModelDeployment
 from tandem.api.load import validate_model
 from tandem.api.problems import Problem, Refused, refuse
+from tandem.blueprint.model import Blueprint
 from tandem.generator.inputs import Inputs
 from tandem.manifests.sources import MODELS_DIR
 from tandem.rendering.mapping import PARAMETER_NAMES
@@ -55,8 +56,26 @@ def deployment_name(inputs: Inputs) -> str:
     return f"{name}-router" if inputs.get("DynConfig.enable_router") else name
 
 
-def to_deployment(inputs: Inputs, *, backend: str, version: str | None, default_image: str | None) -> ModelDeployment:
-    """The deployment of an input; raises `Refused`. An image that is `default_image` is left to the backend."""
+def blueprint_of(inputs: Inputs) -> Blueprint:
+    """What the input says about the model, for rules."""
+    return Blueprint(
+        digest="input",
+        max_seq_len=None,
+        total_params=None,
+        weight_bytes=None,
+        kv_bytes_per_token=None,
+        is_moe=inputs.get("ModelConfig.is_moe") is True,
+        nextn=inputs.number("ModelConfig.nextn"),
+    )
+
+
+def to_deployment(
+    inputs: Inputs, *, backend: str, version: str | None = None, default_image: str | None = None, mtp: str = "mtp"
+) -> ModelDeployment:
+    """The deployment of an input; raises `Refused`.
+
+    An image that is `default_image` is left to the backend; `mtp` is its word for multi-token prediction.
+    """
     namespace = inputs.text("K8sConfig.k8s_namespace")
     if len(namespace) > 63 or not _NAME.fullmatch(namespace):
         reason = "a namespace has a-z, 0-9 and - only, at most 63, and begins and ends with a letter or digit"
@@ -65,7 +84,7 @@ def to_deployment(inputs: Inputs, *, backend: str, version: str | None, default_
         "model": _model(inputs) | {"servedName": inputs.text("ServiceConfig.served_model_name")},
         "backend": backend,
         "mode": inputs.mode,
-        "roles": {role: _role(inputs, role) for role in inputs.roles},
+        "roles": {role: _role(inputs, role, mtp) for role in inputs.roles},
     }
     if version is not None:
         spec["backendVersion"] = version
@@ -142,8 +161,8 @@ def _model(inputs: Inputs) -> dict[str, Any]:
     return {"pvc": {"claimName": claim, "path": path.removeprefix(MODELS_DIR).strip("/")}}
 
 
-def _role(inputs: Inputs, role: Any) -> dict[str, Any]:
-    parameters = {to_camel(name): value for name, value in _parameters(inputs, role).items()}
+def _role(inputs: Inputs, role: Any, mtp: str) -> dict[str, Any]:
+    parameters = {to_camel(name): value for name, value in _parameters(inputs, role, mtp).items()}
     wanted: dict[str, Any] = {"replicas": inputs.workers(role), "parameters": parameters}
     claim = inputs.text("K8sConfig.k8s_model_cache")
     if claim and not inputs.text("ServiceConfig.model_path").startswith("/"):
@@ -155,7 +174,7 @@ def _role(inputs: Inputs, role: Any) -> dict[str, Any]:
     return wanted
 
 
-def _parameters(inputs: Inputs, role: Any) -> Mapping[str, object]:
+def _parameters(inputs: Inputs, role: Any, mtp: str) -> Mapping[str, object]:
     given = inputs.roles[role]
     nextn = inputs.number("ModelConfig.nextn")
     if nextn < 0:
@@ -165,7 +184,7 @@ def _parameters(inputs: Inputs, role: Any) -> Mapping[str, object]:
     if not has_mtp(inputs.text("ServiceConfig.model_name")):
         reason = "only models of the DeepSeek family predict more than one token"
         raise refuse("ModelConfig.nextn", nextn, reason, "Give 0, or the family's name in ServiceConfig.model_name.")
-    return {**given, "speculative_decoding_type": "MTP"}
+    return {**given, "speculative_decoding_type": mtp}
 
 
 def has_mtp(model_name: str) -> bool:

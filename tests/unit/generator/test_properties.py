@@ -1,0 +1,136 @@
+"""Whatever is put in: a result or a located refusal; and the same result every time."""
+
+import copy
+import json
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tandem.api.problems import Refused
+from tandem.generator.api import DynamoConfig, generate_backend_config
+from tandem.generator.calls import backend_configs, generate_backend_artifacts, generate_config_from_input_dict
+from tandem.generator.overrides import parse_overrides
+from tandem.generator.schemas import load_schema, parse_schema
+from tandem.rendering.library import load_library
+from tandem.rendering.mapping import PARAMETER_NAMES
+
+LIBRARY = load_library()
+SCHEMA = load_schema()
+BACKENDS = sorted(backend for backend, tables in LIBRARY.tables.items() if tables)
+PATIENT = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
+)
+parameters = [f"Workers.{role}.{name}" for role in ("agg", "decode") for name in PARAMETER_NAMES]
+keys = st.sampled_from([*SCHEMA.entries, *parameters])
+
+
+def nested(dotted):
+    found = {}
+    for key, value in dotted.items():
+        *outer, last = key.split(".")
+        node = found
+        for name in outer:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return found
+
+
+BASE = {"ServiceConfig.model_path": "org/model", "ServiceConfig.served_model_name": "model"}
+valid_parameters = st.fixed_dictionaries(
+    {},
+    optional={
+        "tensor_parallel_size": st.sampled_from([1, 2, 4, 8]),
+        "max_batch_size": st.integers(1, 1024),
+        "max_seq_len": st.integers(1, 100_000),
+        "kv_cache_dtype": st.sampled_from(["auto", "fp8", "bfloat16"]),
+        "disable_prefix_cache": st.booleans(),
+        "trust_remote_code": st.booleans(),
+    },
+)
+
+
+def located(call):
+    """The call gives a result, or refuses with a path and a reason for every problem."""
+    problems = None
+    try:
+        call()
+    except Refused as refused:
+        problems = refused.problems
+    assert problems is None or (problems and all(problem.path and problem.reason for problem in problems))
+
+
+@PATIENT
+@given(raw=anything)
+def test_any_value_as_an_input_is_read_or_refused(raw):
+    located(lambda: generate_config_from_input_dict(raw, backend="vllm", library=LIBRARY))
+
+
+@PATIENT
+@given(dotted=st.dictionaries(keys, anything, max_size=4), backend=st.sampled_from(BACKENDS))
+def test_any_value_of_any_key_is_used_or_refused(dotted, backend):
+    raw = nested({**BASE, **dotted})
+    before = copy.deepcopy(raw)
+
+    def run():
+        params = generate_config_from_input_dict(raw, backend=backend, library=LIBRARY)
+        return generate_backend_artifacts(params, backend, library=LIBRARY)
+
+    located(run)
+    assert repr(raw) == repr(before)
+
+
+@PATIENT
+@given(item=st.text(max_size=60) | st.builds("{}={}".format, keys, st.text(max_size=30)))
+def test_any_text_after_set_is_read_or_refused(item):
+    located(lambda: parse_overrides([item], schema=SCHEMA))
+    located(lambda: parse_overrides([], texts=[item], schema=SCHEMA))
+
+
+@PATIENT
+@given(document=anything)
+def test_any_value_as_a_schema_is_read_or_refused(document):
+    located(lambda: parse_schema(document, "schema"))
+    located(lambda: parse_schema({"inputs": [document]}, "schema"))
+
+
+@PATIENT
+@given(
+    cfg=st.dictionaries(
+        st.sampled_from(["model_name", "isl", "osl", "nextn", "is_moe", "total_gpus", "agg_worker_config"]), anything
+    ),
+    extras=st.dictionaries(st.sampled_from(["tp", "bs", "agg_tp", "decode_tp", "k8s_namespace", "x"]), anything),
+)
+def test_any_configuration_of_the_first_api_is_used_or_refused(cfg, extras):
+    full = {"model_name": "org/model", "serving_mode": "agg", **cfg}
+    overrides = DynamoConfig(extras)
+
+    located(lambda: generate_backend_config.from_runtime(full, "vllm", overrides=overrides, library=LIBRARY))
+
+
+@PATIENT
+@given(
+    backend=st.sampled_from(BACKENDS),
+    roles=st.one_of(
+        st.fixed_dictionaries({"agg": valid_parameters}),
+        st.fixed_dictionaries({"prefill": valid_parameters, "decode": valid_parameters}),
+    ),
+)
+def test_the_same_input_gives_the_same_bytes_and_stays_as_it_is(backend, roles):
+    raw = {**nested(BASE), "Workers": roles}
+    before = json.dumps(raw)
+
+    def run():
+        params = generate_config_from_input_dict(raw, backend=backend, library=LIBRARY)
+        kept = json.dumps(params)
+        first = generate_backend_artifacts(params, backend, library=LIBRARY)
+        assert backend_configs(params, backend, library=LIBRARY) == backend_configs(params, backend, library=LIBRARY)
+        assert generate_backend_artifacts(params, backend, library=load_library()) == first
+        assert json.dumps(params) == kept
+        return first
+
+    located(run)
+    assert json.dumps(raw) == before
