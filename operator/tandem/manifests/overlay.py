@@ -141,7 +141,9 @@ def _merge_maps(
 
 
 def _merge_lists(base: list[Any], overlay: list[Any], path: str, schema: _Keyed) -> list[Any]:
-    merged = list(base)
+    merged: list[Any] = list(base)
+    # Found by text, as identities may hold anything; a search of the list for each item would take minutes.
+    places = {repr(_identity(item, schema)): place for place, item in reversed([*enumerate(merged)])}
     for index, value in enumerate(overlay):
         where = f"{path}[{index}]"
         item = _mapping(value, where)
@@ -150,17 +152,19 @@ def _merge_lists(base: list[Any], overlay: list[Any], path: str, schema: _Keyed)
             raise refuse(f"{where}.{first}", None, "needed: items of this list are merged by it", "Add it.")
         if schema.item and item.get("securityContext") is not None:
             _mapping(item["securityContext"], f"{where}.securityContext")  # a base has it only for our own container
-        identity = _identity(item, schema)
-        at = next((place for place, known in enumerate(merged) if _identity(known, schema) == identity), None)
+        identity = repr(_identity(item, schema))
+        at = places.get(identity)
         if item.get("$patch") == "delete":
             if schema.item and item.get("name") == names.WORKER_CONTAINER:
                 raise refuse(where, None, "the server container cannot be removed", "Remove the line.")
-            merged = [known for place, known in enumerate(merged) if place != at]
+            if at is not None:
+                merged[places.pop(identity)] = None
         elif at is None:
+            places[identity] = len(merged)
             merged.append(_merge_maps({}, item, where, schema.item))
         else:
             merged[at] = _merge_maps(merged[at], item, where, schema.item)
-    return merged
+    return [item for item in merged if item is not None]
 
 
 def _identity(item: Mapping[str, Any], schema: _Keyed) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
 """podTemplate: merged as Kubernetes merges, refused where it would cut a pod off."""
 
 import copy
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -198,3 +199,21 @@ def test_what_is_nested_too_deeply_is_refused_at_its_place(cluster):
 
     assert refusal(cluster, {"spec": {"x": deep}}).startswith("spec.roles.agg.podTemplate.spec.x.a[0].a[0]")
     assert "nested deeper than 32 levels" in refusal(cluster, {"spec": {"x": deep}})
+
+
+def test_an_overlay_as_large_as_a_resource_can_be_is_merged_at_once(cluster):
+    many = [{"name": f"E{n}"} for n in range(50_000)]
+
+    began = time.process_time()
+    env = server(built(cluster, on_server(env=many)), "agg")["env"]
+
+    assert len(env) >= 50_000
+    assert time.process_time() - began < 10
+
+
+def test_an_item_may_be_removed_and_written_anew(cluster):
+    env = [{"name": "HOME", "$patch": "delete"}, {"name": "HOME", "value": "/new"}, {"name": "A", "$patch": "delete"}]
+
+    found = server(built(cluster, on_server(env=env)), "agg")["env"]
+
+    assert [item for item in found if item["name"] == "HOME"] == [{"name": "HOME", "value": "/new"}]
