@@ -178,10 +178,13 @@ def _metadata_problems(document: Document) -> Iterator[Problem]:
             fix = f"Did you mean {found}?" if found else "Put it into labels or annotations, or remove it."
             where = document.path(("metadata", key), key=True)
             yield Problem(where, shorten(metadata[key]), "unknown field", fix)
-    name, where = metadata.get("name"), document.path(("metadata", "name"))
-    if name is None or name == "":
-        yield Problem(where, "", "a resource needs a name", "Add name.")
-    elif isinstance(name, str) and not (re.search(patterns.DNS_NAME.regex, name) and len(name) <= 253):
-        corrected = patterns.DNS_NAME.correction(name)
-        fix = f"Did you mean {corrected}?" if corrected else f"Write it like {patterns.DNS_NAME.example}."
-        yield Problem(where, shorten(name), patterns.DNS_NAME.says, fix)
+    if metadata.get("name") in (None, ""):
+        yield Problem(document.path(("metadata", "name")), "", "a resource needs a name", "Add name.")
+    for field, pattern, longest in (("name", patterns.DNS_NAME, 253), ("namespace", patterns.DNS_LABEL, 63)):
+        text = metadata.get(field)
+        if (
+            isinstance(text, str)
+            and (text or field == "namespace")
+            and not (re.search(pattern.regex, text) and len(text) <= longest)
+        ):
+            yield Problem(document.path(("metadata", field)), shorten(text), *pattern.advice(text))

@@ -157,10 +157,7 @@ def _judged(kind: str, message: str, value: Any, context: Mapping[str, Any], wri
 
 def _against_pattern(regex: str, text: str) -> tuple[str, str]:
     known = _PATTERNS.get(regex)
-    if known is None:
-        return f"it does not match {regex}", "Correct it."
-    corrected = known.correction(text)
-    return known.says, f"Did you mean {corrected}?" if corrected else f"Write it like {known.example}."
+    return known.advice(text) if known is not None else (f"it does not match {regex}", "Correct it.")
 
 
 def _against_choice(choices: Sequence[str], value: object) -> tuple[str, str]:

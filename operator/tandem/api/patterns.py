@@ -19,6 +19,11 @@ class Pattern:
         """A small change of `text` that obeys the pattern, if there is one."""
         return next((found for found in _changes(text) if re.search(self.regex, found)), None)
 
+    def advice(self, text: str) -> tuple[str, str]:
+        """Reason and fix for `text`, which does not obey."""
+        corrected = self.correction(text)
+        return self.says, f"Did you mean {corrected}?" if corrected else f"Write it like {self.example}."
+
 
 def _changes(text: str) -> Iterator[str]:
     stripped = text.strip().strip("/")

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from tandem.api.problems import refuse
-from tandem.cli.settings import KeyValue
+from tandem.cli.settings import BackendImage
 
 if TYPE_CHECKING:
     from tandem.manifests import Cluster
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+# The API server's limit for a whole ConfigMap.
+MAX_BYTES = 1024 * 1024
 _DIRECTORY = click.Path(path_type=Path)
 _OPTIONS = (
     click.option("--router-image", metavar="IMAGE", help="Image of the router, as the operator would be told."),
     click.option(
         "--worker-image",
         "worker_images",
-        type=KeyValue(),
+        type=BackendImage(),
         multiple=True,
         metavar="BACKEND=IMAGE",
         help="Default worker image of a backend.",
@@ -68,6 +70,20 @@ def _texts(option: str, directory: Path | None) -> Mapping[str, str]:
     if not directory.is_dir():
         raise refuse(option, str(directory), "there is no such directory", "Give a directory of files.")
     try:
-        return {path.name: path.read_text(encoding="utf-8") for path in sorted(directory.iterdir()) if path.is_file()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise refuse(option, str(directory), f"a file cannot be read: {error}", "Give UTF-8 files.") from error
+        return {path.name: _text(option, path) for path in sorted(directory.iterdir()) if path.is_file()}
+    except OSError as error:
+        where, reason = str(error.filename or directory), f"it cannot be read: {error.strerror}"
+        raise refuse(f"{option} {where}", None, reason, "Give files that you may read.") from None
+
+
+def _text(option: str, path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise refuse(f"{option} {path}", None, "no ConfigMap holds a file of this size", "Keep it below 1 MiB.")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        reason, fix = "this is no text in UTF-8", "Save it as UTF-8, or take it out of the directory."
+        raise refuse(f"{option} {path}:{line}", None, reason, fix) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any, Literal
 
 import click
 
+from tandem.api import patterns
 from tandem.api.deployment import ModelDeployment
 from tandem.api.load import Loaded
-from tandem.api.problems import refuse
+from tandem.api.problems import Problem, Refused, refuse, shorten
 from tandem.cli.app import EXIT_REFUSED, tell
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.deployed import with_images_of
@@ -103,6 +105,8 @@ class _Asked:
 def _in_namespace(deployment: ModelDeployment, namespace: str | None) -> ModelDeployment:
     if namespace is None:
         return deployment
+    if not re.search(patterns.DNS_LABEL.regex, namespace):
+        raise Refused([Problem("--namespace", shorten(namespace), *patterns.DNS_LABEL.advice(namespace))])
     return deployment.model_copy(update={"metadata": deployment.metadata.model_copy(update={"namespace": namespace})})
 
 

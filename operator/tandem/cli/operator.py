@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tandem.api.problems import refuse
-from tandem.cli.settings import KeyValue
+from tandem.cli.settings import BackendImage
 from tandem.controller.run import run
 from tandem.controller.settings import LeaderElection, OperatorSettings
 from tandem.manifests.cluster import ROUTER_IMAGE
@@ -35,7 +35,7 @@ from tandem.manifests.cluster import ROUTER_IMAGE
 @click.option(
     "--worker-image",
     "images",
-    type=KeyValue(),
+    type=BackendImage(),
     multiple=True,
     metavar="BACKEND=IMAGE",
     help="Default worker image of a backend; repeat for more.",

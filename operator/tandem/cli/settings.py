@@ -28,6 +28,22 @@ class KeyValue(click.ParamType[tuple[str, str]]):
         return key, rest
 
 
+class BackendImage(KeyValue):
+    """`BACKEND=IMAGE`."""
+
+    name = "backend=image"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Refuses what is no backend: an image for it would never be used."""
+        from tandem.api.deployment import Backend
+
+        backend, image = super().convert(value, param, ctx)
+        known = typing.get_args(Backend)
+        if backend not in known:
+            self.fail(f"{backend!r} is no backend; there are {', '.join(known)}", param, ctx)
+        return backend, image
+
+
 def options_from(settings: type, *, documented: Mapping[str, str]) -> Callable[[Decorated], Decorated]:
     """A decorator that gives a command one option per field of the dataclass `settings` (texts, numbers, paths, enums).
 

@@ -72,7 +72,10 @@ def plan_deployment(deployment: ModelDeployment, options: LocalOptions, *, direc
         volumes=options.volumes,
         secrets=options.secrets,
     )
-    return make_plan(built.objects, machine=machine)
+    try:
+        return make_plan(built.objects, machine=machine)
+    except Refused as refused:
+        raise Refused(dict.fromkeys(_in_spec(problem, deployment) for problem in refused.problems)) from None
 
 
 @asynccontextmanager
@@ -119,6 +122,15 @@ def _address_port(asked: int | None) -> int:
     if not port_is_free(port):
         raise refuse("--port", port, "another process listens on this port", "End it, or give another one with --port.")
     return port
+
+
+def _in_spec(problem: Problem, deployment: ModelDeployment) -> Problem:
+    """The problem at the field of the deployment that it comes from, when that is the model's claim."""
+    source = deployment.spec.model.pvc
+    of_claim = problem.path.endswith(".persistentVolumeClaim.claimName")
+    if source is None or not of_claim or problem.value != repr(source.claim_name):
+        return problem
+    return Problem("spec.model.pvc.claimName", problem.value, problem.reason, problem.fix)
 
 
 def _volume_problems(volumes: Mapping[str, Path]) -> Iterator[Problem]:

@@ -234,7 +234,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(start, stub, tmp_path):
 @pytest.mark.parametrize(
     ("prepare", "arguments", "path", "fix"),
     [
-        (None, (), "persistentVolumeClaim.claimName", "--volume models=DIRECTORY"),
+        (None, (), "deployment.yaml:8:18: spec.model.pvc.claimName", "--volume models=DIRECTORY"),
         (None, ("--volume", "models=/nowhere"), "--volume models", "Give the directory"),
         (None, ("--volume", "model=/"), "--volume model:", "Claims here: models"),
         ("no config", ("--volume", "models={model}"), "spec.model.pvc.path", "Hugging Face format"),

@@ -70,6 +70,8 @@ def test_a_good_file_becomes_a_deployment(tmp_path):
         (GOOD + "  sla: {isl: .nan}\n", "/d.yaml:6:14: infinity and NaN are no numbers here (got '.nan')"),
         (GOOD.replace("{name: qwen}", "{}"), "/d.yaml:3:1: metadata.name: a resource needs a name"),
         (GOOD.replace("name: qwen", "name: My Model"), "/d.yaml:3:18: metadata.name: a name here is of a-z"),
+        (GOOD.replace("name: qwen", "name: q, namespace: ../x"), "/d.yaml:3:32: metadata.namespace: a name here is of"),
+        (GOOD.replace("name: qwen", "name: q, namespace: ''"), "/d.yaml:3:32: metadata.namespace: a name here is of"),
         (GOOD.replace("{name: qwen}", "{name: qwen, label: {a: b}}"), "/d.yaml:3:24: metadata.label: unknown field"),
         (b"\xff\xfe\x00", "/d.yaml:1: this is UTF-16. Save it as UTF-8."),
         (b"a: 1\nb: \xff", "/d.yaml:2: this is no text in UTF-8"),

@@ -54,6 +54,8 @@ def test_offline_commands_import_nothing_heavy(command):
         (["local", "up", "-f", "x", "--port", "70000"], "70000"),
         (["router", "--deployment", "d"], "Missing option"),
         (["validate", "-f", "x", "-o", "xml"], "xml"),
+        (["render", "-f", "x", "--worker-image", "torhc=i:1"], "'torhc' is no backend; there are torch, vllm"),
+        (["operator", "--worker-image", "torhc=i:1"], "'torhc' is no backend"),
     ],
 )
 def test_wrong_usage_exits_2_and_says_what_is_wrong(arguments, said, capsys):

@@ -99,6 +99,21 @@ def test_explain_tells_why_a_rule_did_nothing(tmp_path, capsys):
     assert hit["failed"] == "ConfigMap mine/torch.rule:1: when isl"
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"\n\xff", "torch.rule:2: this is no text in UTF-8"), (b"#" * 2**21, "torch.rule: no ConfigMap holds a file")],
+)
+def test_a_rule_file_that_is_no_text_is_located(content, told, tmp_path, capsys):
+    (tmp_path / "torch.rule").write_bytes(content)
+    assert run(["render", "-f", str(DISAGG), "--rules", str(tmp_path)]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_namespace_that_is_none_is_refused_before_any_cluster_is_asked(tmp_path, capsys):
+    assert run(["diff", "-f", str(DISAGG), "-n", "../kube-system"]) == 1
+    assert "error: --namespace: a name here is of a-z" in capsys.readouterr().err
+
+
 def test_explain_shows_each_value_with_source_and_arguments(capsys):
     assert run(["explain", "-f", str(DISAGG)]) == 0
     lines = capsys.readouterr().out.splitlines()
