@@ -17,6 +17,7 @@ from tandem.rendering.library import load_library
 
 ROOT = Path(__file__).parents[2]
 REPEATS = 200
+BACKENDS = ("torch", "vllm", "sglang", "trtllm")
 
 
 def deployment(name: str, backend: str, mode: str, **parameters: int) -> Any:
@@ -47,8 +48,10 @@ def main() -> None:
     began = time.perf_counter()
     library = load_library()
     result: dict[str, Any] = {"load_library_ms": round((time.perf_counter() - began) * 1000, 2)}
-    cluster = Cluster(library=library, router_image="tandem-operator:1", images={"torch": "server:1", "vllm": "vllm:1"})
-    for backend in ("torch", "vllm"):
+    cluster = Cluster(
+        library=library, router_image="tandem-operator:1", images={name: f"{name}:1" for name in BACKENDS}
+    )
+    for backend in BACKENDS:
         for mode in ("agg", "disagg"):
             one = deployment("qwen", backend, mode)
             times = [milliseconds(lambda d=one: build(d, cluster=cluster)) for _ in range(REPEATS)]

@@ -31,6 +31,8 @@ class Backend(StrEnum):
 
     TORCH = "torch"
     VLLM = "vllm"
+    SGLANG = "sglang"
+    TRTLLM = "trtllm"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from tandem.api.deployment import Mode
 from tandem.api.problems import refuse
 from tandem.rendering.library import Library
-from tandem.rendering.mapping import PARAMETER_NAMES, Entry, Target, Unsupported
+from tandem.rendering.mapping import PARAMETER_NAMES, Entry, Unsupported
 from tandem.rendering.values import Value, as_text
 
 Status = Literal["mapped", "approximated", "refused"]
@@ -57,33 +57,19 @@ def _value_row(name: str, value: Value, entry: Entry, mode: Mode) -> Row:
     if isinstance(target, Unsupported):
         return Row(name, as_text(value), "refused", (), target.reason, target.fix)
     status: Status = "approximated" if target.note else "mapped"
-    return Row(name, as_text(value), status, _shown(target), target.note, "")
+    return Row(name, as_text(value), status, target.shown, target.note, "")
 
 
 def _row(name: str, entry: Entry, mode: Mode) -> Row:
     if entry.mode is not None and entry.mode != mode:
         return Row(name, "", "refused", (), f"it means something in mode {entry.mode} only", "Remove it.")
-    forms = tuple(_forms(entry))
-    nothing = entry.flag is None and entry.env is None and entry.cases is None
-    if nothing:
+    if not entry.supported:
         return Row(name, "", "refused", (), entry.otherwise.reason, entry.otherwise.fix)
     notes = "; ".join(f"{value}: {note}" for value, note in entry.notes.items())
     known = entry.cases if entry.cases is not None else entry.values
     partly = entry.cases is not None and len(entry.cases) == 1
     limits = f"only {', '.join(known)}: {entry.otherwise.reason}" if known is not None and partly else ""
     status: Status = "approximated" if notes or limits else "mapped"
-    return Row(name, "", status, forms, "; ".join(filter(None, (notes, limits))), entry.otherwise.fix if limits else "")
-
-
-def _forms(entry: Entry) -> Iterator[str]:
-    if entry.flag is not None:
-        yield entry.flag
-    if entry.env is not None:
-        yield f"{entry.env}="
-    for arguments in (entry.cases or {}).values():
-        if arguments:
-            yield " ".join(arguments)
-
-
-def _shown(target: Target) -> tuple[str, ...]:
-    return target.arguments or tuple(f"{name}={value}" for name, value in target.environment)
+    return Row(
+        name, "", status, entry.forms(), "; ".join(filter(None, (notes, limits))), entry.otherwise.fix if limits else ""
+    )

@@ -5,8 +5,8 @@ It covers, and nothing else:
 - the model's source: claim and path, or repository and revision;
 - backend, version and image (a role's own when its podTemplate names one): both ends of a hand-off must run the same
   code;
-- the flags that the mapping table lists under `agreement` (number format, block size, attention kernels…), wherever
-  they come from: parameters, rules, or extraArgs, per role.
+- the flags and settings that the mapping table lists under `agreement` (number format, block size, attention
+  kernels…), wherever they come from: parameters, rules, or extraArgs, per role.
 
 An edit of anything else keeps the revision: it rolls the role's own Deployment in place. The same function serves both
 modes.
@@ -15,18 +15,25 @@ modes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tandem.manifests.names import short_hash
 from tandem.rendering.pipeline import Rendering, flag_name
-from tandem.rendering.values import Argument
+from tandem.rendering.values import Argument, Value
 
 
 def revision(*, model: str, images: Sequence[str], rendering: Rendering) -> str:
     """The revision of workers that serve `model` (its identity) as rendered; `images` has one image per role."""
     table = rendering.table
-    agreed = [[role.role, *_agreed(role.command, table.agreement)] for role in rendering.roles]
+    agreed = [
+        [role.role, *_agreed(role.command, table.agreement), *_settled(role.settings, table.agreement)]
+        for role in rendering.roles
+    ]
     return short_hash(json.dumps([model, table.backend, table.version, list(images), agreed]))
+
+
+def _settled(settings: Mapping[str, Value | None], names: frozenset[str]) -> list[list[object]]:
+    return [[name, settings[name]] for name in sorted(names & settings.keys())]
 
 
 def _agreed(command: tuple[Argument, ...], flags: frozenset[str]) -> list[list[str]]:

@@ -7,7 +7,12 @@ A table is the data file `templates/<backend>/mapping.<version>.yaml`; it says s
     disable_prefix_cache: {when: {true: [--no-enable-prefix-caching], false: []}}
     cuda_graph_batch_sizes: {flag: --cudagraph-capture-sizes, list: spread}
     disaggregation_bootstrap_port: {env: VLLM_NIXL_SIDE_CHANNEL_PORT, mode: disagg}
+    max_seq_len: {setting: max_seq_len, in_disagg: cache_transceiver_config.max_tokens_in_buffer}
+    disable_cuda_graph: {when: {true: {cuda_graph_config: null}, false: {}}}
     moe_load_balancer: {unsupported: reason, fix: what to do}
+
+A setting is a key of the engine's settings file, nested ones with a dot; templates write that file. In `when`, a list
+is arguments and a mapping is settings.
 
 A table may say `extends: <version>` and then hold only what differs from that one.
 """
@@ -16,9 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from tandem.api.parameters import EngineParameters
+from tandem.rendering.constraints import CONSTRAINTS
 from tandem.rendering.values import Value, as_text
 
 PARAMETER_NAMES: tuple[str, ...] = tuple(EngineParameters.model_fields)
@@ -38,26 +44,40 @@ class Unsupported:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a value becomes: arguments or environment variables; `note` tells when it is not quite what was asked."""
+    """What a value becomes: arguments, environment variables or settings.
+
+    `note` tells when it is not quite what was asked.
+    """
 
     arguments: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    settings: tuple[tuple[str, Value | None], ...] = ()
     note: str = ""
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """What it became, for people: `--max-num-seqs 8`, `NAME=value`, `kv_cache_config.dtype=fp8`."""
+        pairs = (*self.environment, *self.settings)
+        return self.arguments or tuple(f"{name}={'null' if value is None else as_text(value)}" for name, value in pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """What the table says about one parameter.
 
-    With `cases`, only the values in it exist, and each is its own arguments. Else `flag` or `env` take the value,
-    translated by `values` when that is given. `otherwise` is told for a value that is in neither, `notes` for one that
-    becomes something near to it. `mode` limits the parameter to a mode.
+    With `cases`, only the values in it exist, each with its own arguments and `case_settings`. Else `flag`, `env` or
+    `setting` (and the setting `in_disagg` in that mode) take the value, translated by `values` when that is given.
+    `otherwise` is told for a value that is in neither, `notes` for one that becomes something near to it (`any`: for
+    every value). `mode` limits the parameter to a mode.
     """
 
     flag: str | None = None
     env: str | None = None
+    setting: str | None = None
+    in_disagg: str | None = None
     values: Mapping[str, str] | None = None
     cases: Mapping[str, tuple[str, ...]] | None = None
+    case_settings: Mapping[str, Mapping[str, Value | None]] = field(default_factory=dict)
     spread: bool = False
     notes: Mapping[str, str] = field(default_factory=dict)
     mode: str | None = None
@@ -67,10 +87,11 @@ class Entry:
         """Arguments or variables for `value`, or why there are none."""
         if self.mode is not None and mode != self.mode:
             return Unsupported(f"it means something in mode {self.mode} only", "Remove it.")
-        note = self.notes.get(as_text(value), "")
+        note = self.notes.get(as_text(value), self.notes.get("any", ""))
         if self.cases is not None:
             arguments = self.cases.get(as_text(value))
-            return self.otherwise if arguments is None else Target(arguments, note=note)
+            settings = tuple(self.case_settings.get(as_text(value), {}).items())
+            return self.otherwise if arguments is None else Target(arguments, settings=settings, note=note)
         texts = [as_text(item) for item in value] if isinstance(value, tuple) else [as_text(value)]
         if self.values is not None:
             if any(text not in self.values for text in texts):
@@ -78,9 +99,25 @@ class Entry:
             texts = [self.values[text] for text in texts]
         if self.env is not None:
             return Target(environment=((self.env, ",".join(texts)),), note=note)
+        if self.setting is not None:
+            settled = value if self.values is None else ",".join(texts)
+            names = (self.setting, self.in_disagg if mode == "disagg" else None)
+            return Target(settings=tuple((name, settled) for name in names if name is not None), note=note)
         if self.flag is None:
             return self.otherwise
         return Target((self.flag, *texts) if self.spread else (self.flag, ",".join(texts)), note=note)
+
+    @property
+    def supported(self) -> bool:
+        """Whether there is any value that can be had."""
+        return any(form is not None for form in (self.flag, self.env, self.setting, self.cases))
+
+    def forms(self) -> tuple[str, ...]:
+        """What its values become, for people: a flag, `NAME=`, `setting=`, or each case's own."""
+        names = (self.flag, *(name and f"{name}=" for name in (self.env, self.setting)))
+        targets = (self.target(case, self.mode or "agg") for case in self.cases or ())
+        cases = (" ".join(target.shown) for target in targets if isinstance(target, Target))
+        return tuple(form for form in (*names, *cases) if form)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +125,12 @@ class MappingTable:
     """Everything known about one version of one backend.
 
     `lineage` is the version followed by those it extends; templates are looked up in this order. `command` starts a
-    worker. `defaults` are values given when nobody says otherwise. `limits` are the limits it enforces with their
-    defaults, `limits_refused` why it does not enforce the others. `reserved` are flags that Tandem sets itself, by
-    mode. `must_match` are parameters that prefill and decode must have in common. `agreement` are flags whose values
-    prefill and decode workers must agree on, so that they make the revision.
+    worker. `defaults` are values given when nobody says otherwise, `role_defaults` those of single roles. `limits` are
+    the limits it enforces with their defaults, `limits_refused` why it does not enforce the others. `reserved` are
+    flags that Tandem sets itself, by mode. `must_match` are parameters that prefill and decode must have in common.
+    `agreement` are flags and settings whose values prefill and decode workers must agree on, so that they make the
+    revision. `constraints` names what must hold between parameters (`tandem.rendering.constraints`). `served_name` is
+    why it cannot take every name for clients, by the text that such a name contains.
     """
 
     backend: str
@@ -101,21 +140,26 @@ class MappingTable:
     command: tuple[str, ...]
     entries: Mapping[str, Entry]
     defaults: Mapping[str, Value]
+    role_defaults: Mapping[str, Mapping[str, Value]]
     limits: Mapping[str, int | str | None]
     limits_refused: Mapping[str, Unsupported]
     reserved: Mapping[str, frozenset[str]]
     must_match: tuple[str, ...]
     agreement: frozenset[str]
+    constraints: tuple[str, ...]
+    served_name: Mapping[str, Unsupported]
     preferred: bool
 
 
 _KEYS = frozenset(
     (
         *("backend", "version", "lineage", "preferred", "image", "command", "parameters", "defaults"),
-        *("limits", "limits_refused", "reserved", "must_match", "agreement"),
+        *("role_defaults", "limits", "limits_refused", "reserved", "must_match", "agreement", "constraints"),
+        "served_name",
     )
 )
-_ENTRY_KEYS = frozenset(("flag", "env", "values", "when", "list", "mode", "notes", "otherwise", "unsupported", "fix"))
+_FORMS = ("flag", "env", "setting", "when", "unsupported")
+_ENTRY_KEYS = frozenset((*_FORMS, "in_disagg", "values", "list", "mode", "notes", "otherwise", "fix"))
 
 
 def extend(version: str, documents: Mapping[str, object]) -> dict[str, Any]:
@@ -157,11 +201,14 @@ def parse_mapping(document: object) -> MappingTable:
         command=tuple(document["command"]),
         entries={name: _entry(name, raw[name]) for name in PARAMETER_NAMES},
         defaults=dict(document.get("defaults", {})),
+        role_defaults={role: dict(given) for role, given in document.get("role_defaults", {}).items()},
         limits=dict(document.get("limits", {})),
         limits_refused={name: Unsupported(raw["reason"], raw["fix"]) for name, raw in refused.items()},
         reserved={mode: always | frozenset(reserved.get(mode, ())) for mode in ("agg", "disagg")},
         must_match=tuple(document.get("must_match", ())),
         agreement=frozenset(document.get("agreement", ())),
+        constraints=_constraints(document.get("constraints", ())),
+        served_name={text: Unsupported(**why) for text, why in document.get("served_name", {}).items()},
         preferred=bool(document.get("preferred", False)),
     )
 
@@ -171,20 +218,33 @@ def _entry(name: str, raw: Any) -> Entry:
         raw = {"flag": raw}
     if not isinstance(raw, dict) or not set(raw) <= _ENTRY_KEYS:
         raise MappingError(f"parameters.{name}: an entry has the keys {', '.join(sorted(_ENTRY_KEYS))}")
-    forms: list[Literal["flag", "env", "when", "unsupported"]] = [
-        form for form in ("flag", "env", "when", "unsupported") if form in raw
-    ]
-    if len(forms) != 1:
-        raise MappingError(f"parameters.{name}: exactly one of flag, env, when, unsupported")
+    if sum(form in raw for form in _FORMS) != 1:
+        raise MappingError(f"parameters.{name}: exactly one of {', '.join(_FORMS)}")
+    if not all(isinstance(note, str) for note in raw.get("notes", {}).values()):
+        raise MappingError(f"parameters.{name}.notes: a note is a text; put quotes around one with a comma")
     reason = raw.get("unsupported") or raw.get("otherwise") or "this value cannot be had on this backend"
     values, cases = raw.get("values"), raw.get("when")
     return Entry(
         flag=raw.get("flag"),
         env=raw.get("env"),
+        setting=raw.get("setting"),
+        in_disagg=raw.get("in_disagg"),
         values=None if values is None else {as_text(key): as_text(value) for key, value in values.items()},
-        cases=None if cases is None else {as_text(key): tuple(args) for key, args in cases.items()},
+        cases=None
+        if cases is None
+        else {as_text(key): () if isinstance(made, dict) else tuple(made) for key, made in cases.items()},
+        case_settings={as_text(key): made for key, made in (cases or {}).items() if isinstance(made, dict)},
         spread=raw.get("list") == "spread",
         notes=dict(raw.get("notes", {})),
         mode=raw.get("mode"),
         otherwise=Unsupported(reason, raw.get("fix", "Remove it.")),
     )
+
+
+def _constraints(names: list[str]) -> tuple[str, ...]:
+    unknown = sorted(set(names) - set(CONSTRAINTS))
+    if unknown:
+        raise MappingError(
+            f"constraints: {', '.join(unknown)} is not known; there are {', '.join(sorted(CONSTRAINTS))}"
+        )
+    return tuple(names)

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic.alias_generators import to_camel
+
 from tandem.api.problems import Problem, Refused, shorten
+from tandem.rendering.constraints import CONSTRAINTS
 from tandem.rendering.evaluation import evaluate_rules
 from tandem.rendering.mapping import PARAMETER_NAMES, MappingTable, Target, Unsupported
 from tandem.rendering.rules import RuleFile
@@ -50,7 +53,8 @@ def resolve(
 
     `context` has the values of `vocabulary.CONTEXT_NAMES`; `blueprint` parameters that the model's facts give.
     """
-    defaults = {name: (value, "default", _default_path(table)) for name, value in table.defaults.items()}
+    given_by_table = {**table.defaults, **table.role_defaults.get(role, {})}
+    defaults = {name: (value, "default", _default_path(table)) for name, value in given_by_table.items()}
     derived = {name: (value, "blueprint", "config.json") for name, value in blueprint.items()}
     chosen: dict[str, Chosen] = {**derived, **defaults}  # type: ignore[dict-item]
     trace = _run_rules(role, given, chosen, rules, context)
@@ -90,6 +94,7 @@ def _map(
     trace: tuple[RuleHit, ...],
 ) -> Resolved:
     parameters, targets, problems = [], [], []
+    taken: dict[str, str] = {}
     for name in PARAMETER_NAMES:
         if name not in chosen:
             continue
@@ -99,12 +104,38 @@ def _map(
             reason = f"{table.backend} {table.version} cannot honour it: {target.reason}"
             problems.append(Problem(path, shorten(value), reason, target.fix))
             continue
+        if clash := _clash(target, taken):
+            reason = f"{table.backend} {table.version} has one place for it and for {to_camel(clash[1])}: {clash[0]}"
+            problems.append(Problem(path, shorten(value), reason, f"Remove this or {to_camel(clash[1])}."))
+        taken |= dict.fromkeys(_places(target), name)
         targets.append(target)
-        parameters.append(ParameterValue(role, name, value, source, path, _shown(target)))
+        parameters.append(ParameterValue(role, name, value, source, path, target.shown))
+    problems += _broken(chosen, table)
     if problems:
         raise Refused(problems)
     return Resolved(tuple(parameters), tuple(targets), trace)
 
 
-def _shown(target: Target) -> tuple[str, ...]:
-    return target.arguments or tuple(f"{name}={value}" for name, value in target.environment)
+def _places(target: Target) -> tuple[str, ...]:
+    """The flags, variables and settings that a target writes."""
+    flags = (argument for argument in target.arguments if argument.startswith("--"))
+    return (*flags, *(name for name, _ in (*target.environment, *target.settings)))
+
+
+def _clash(target: Target, taken: Mapping[str, str]) -> tuple[str, str] | None:
+    """A place that `target` writes, or that holds or is held by it, and the parameter that has taken it."""
+    for place in _places(target):
+        for other, name in taken.items():
+            if place == other or place.startswith(f"{other}.") or other.startswith(f"{place}."):
+                return other, name
+    return None
+
+
+def _broken(chosen: Mapping[str, Chosen], table: MappingTable) -> list[Problem]:
+    values = {name: value for name, (value, _, _) in chosen.items()}
+    found = (CONSTRAINTS[constraint](values) for constraint in table.constraints)
+    return [
+        Problem(chosen[broken.name][2], shorten(values[broken.name]), broken.reason, broken.fix)
+        for broken in found
+        if broken is not None
+    ]

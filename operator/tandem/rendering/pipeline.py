@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tandem.api.problems import Problem, Refused, refuse, shorten
 from tandem.rendering.library import Library
@@ -39,7 +40,7 @@ class Request:
 
     `limits` are those that the user gave, by snake_case name. `facts` are values of `vocabulary.CONTEXT_NAMES` beside
     role, mode, backend and version. `blueprint` are parameters that the model's facts give. `names` are what
-    templates see beside model, role, mode, backend, version, params, limits and flags.
+    templates see beside model, role, mode, backend, version, params, limits, flags and settings.
     """
 
     backend: str
@@ -66,6 +67,7 @@ def render(request: Request, library: Library) -> Rendering:
     """How each role's workers are started; raises `Refused` with everything that cannot be had."""
     table = library.table(request.backend, request.version)
     limits = _limits(request, table)
+    _check_name(request.model.served_name, table)
     resolved: list[Resolved] = []
     problems: list[Problem] = []
     for role in request.roles:
@@ -113,6 +115,12 @@ def _limits(request: Request, table: MappingTable) -> dict[str, Value | None]:
     return {**table.limits, **{name: given.value for name, given in request.limits.items()}}
 
 
+def _check_name(served: str, table: MappingTable) -> None:
+    for text, why in table.served_name.items():
+        if text in served:
+            raise refuse("spec.model.servedName", served, why.reason, why.fix)
+
+
 def _reserved(role: RoleRequest, reserved: Collection[str]) -> list[Problem]:
     """Extra arguments that would take over a flag that the deployment depends on, abbreviated or not."""
     problems = []
@@ -158,6 +166,7 @@ def _role(
     """Command line and files of one role; `names` below is everything that its templates see."""
     arguments, files = templates
     flags = [argument for target in values.targets for argument in target.arguments]
+    settings = {name: value for target in values.targets for name, value in target.settings}
     names = {
         **request.names,
         "model": {
@@ -172,6 +181,7 @@ def _role(
         "params": {item.name: item.value for item in values.parameters},
         "limits": limits,
         "flags": flags,
+        "settings": _nested(settings),
     }
     rendered = _arguments(arguments, names)
     return RoleRendering(
@@ -179,14 +189,27 @@ def _role(
         command=(*table.command, *rendered, *role.extra_arguments),
         files={name: template.render(names)[0] for name, template in files.items()},
         environment={name: value for target in values.targets for name, value in target.environment},
+        settings=settings,
         parameters=values.parameters,
         trace=values.trace,
         warnings=tuple(
-            f"{item.detail}: {item.name} {item.text} becomes {' '.join(item.arguments)}: {target.note}"
+            f"{item.detail}: {item.name} {item.text} becomes {' '.join(item.arguments) or 'nothing'}: {target.note}"
             for item, target in zip(values.parameters, values.targets, strict=True)
             if target.note
         ),
     )
+
+
+def _nested(settings: Mapping[str, Value | None]) -> dict[str, Any]:
+    """Settings with dotted names as the tree that they are in the file."""
+    tree: dict[str, Any] = {}
+    for name, value in settings.items():
+        *above, last = name.split(".")
+        node = tree
+        for key in above:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return tree
 
 
 def _arguments(template: YamlTemplate, names: Mapping[str, object]) -> tuple[Argument, ...]:

@@ -76,13 +76,14 @@ class RoleRendering:
     """How the workers of one role are started.
 
     `command` begins with the program. `files` are name → text, below the directory that the request named.
-    `environment` are variables that parameters became.
+    `environment` are variables that parameters became, `settings` keys of the engine's settings file.
     """
 
     role: str
     command: tuple[Argument, ...]
     files: Mapping[str, str]
     environment: Mapping[str, str]
+    settings: Mapping[str, Value | None]
     parameters: tuple[ParameterValue, ...]
     trace: tuple[RuleHit, ...]
     warnings: tuple[str, ...]

@@ -23,7 +23,7 @@ def test_texts_become_choices():
 @pytest.mark.parametrize(
     ("changes", "path", "words"),
     [
-        ({"backend": "sglang"}, "--backend", "torch, vllm"),
+        ({"backend": "llama.cpp"}, "--backend", "torch, vllm, sglang, trtllm"),
         ({"mode": "both"}, "--mode", "agg, disagg"),
         ({"policy": "random"}, "--policy", "leastLoaded"),
         ({"namespace": None}, "--namespace", "exactly one"),

@@ -69,7 +69,7 @@ def arbitrary() -> st.SearchStrategy[ModelDeployment]:
 def _parsed(drawn: tuple[Any, bool]) -> ModelDeployment | None:
     spec, served = drawn
     if served:
-        backend = spec.get("backend") if spec.get("backend") in ("torch", "vllm") else "torch"
+        backend = spec.get("backend") if spec.get("backend") else "torch"
         spec = {**spec, "model": PVC, "backend": backend, "backendVersion": None}
     try:
         return deployment(**{name: value for name, value in spec.items() if value is not None})
@@ -104,6 +104,32 @@ VLLM = st.fixed_dictionaries(
         "trustRemoteCode": st.booleans(),
     },
 )
+SGLANG = st.fixed_dictionaries(
+    {},
+    optional={
+        "tensorParallelSize": st.integers(1, 8),
+        "maxBatchSize": COUNTS,
+        "maxPrefillTokens": COUNTS,
+        "kvCacheFreeGpuMemoryFraction": st.floats(0.01, 1),
+        "disableCudaGraph": st.booleans(),
+        "disablePrefixCache": st.booleans(),
+        "trustRemoteCode": st.booleans(),
+    },
+)
+TRTLLM = st.fixed_dictionaries(
+    {},
+    optional={
+        "tensorParallelSize": st.integers(1, 8),
+        "maxBatchSize": COUNTS,
+        "maxNumTokens": COUNTS,
+        "maxSeqLen": COUNTS,
+        "enableChunkedPrefill": st.booleans(),
+        "kvCacheFreeGpuMemoryFraction": st.floats(0.01, 1),
+        "disablePrefixCache": st.booleans(),
+        "trustRemoteCode": st.booleans(),
+    },
+)
+PARAMETERS = {"torch": TORCH, "vllm": VLLM, "sglang": SGLANG, "trtllm": TRTLLM}
 # What may stand in an argument: anything that a process can be given.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=30)
 EXTRA = st.lists(TEXT.filter(lambda text: not text.startswith("-")), max_size=4)
@@ -112,9 +138,9 @@ EXTRA = st.lists(TEXT.filter(lambda text: not text.startswith("-")), max_size=4)
 @st.composite
 def servable(draw: st.DrawFn) -> ModelDeployment:
     """Deployments that can be served: `build` never refuses them."""
-    backend = draw(st.sampled_from(["torch", "vllm"]))
+    backend = draw(st.sampled_from(sorted(PARAMETERS)))
     mode = draw(st.sampled_from(["agg", "disagg"]))
-    parameters = TORCH if backend == "torch" else VLLM
+    parameters = PARAMETERS[backend]
     role = st.fixed_dictionaries(
         {}, optional={"replicas": st.integers(0, 9), "parameters": parameters, "extraArgs": EXTRA}
     )
@@ -130,7 +156,9 @@ def servable(draw: st.DrawFn) -> ModelDeployment:
     if draw(st.booleans()):
         spec["sla"] = {"isl": draw(COUNTS)}
     if draw(st.booleans()):
-        spec["limits"] = {"timeoutSeconds": draw(COUNTS), "maxNewTokens": draw(COUNTS)}
+        spec["limits"] = {"timeoutSeconds": draw(COUNTS)}
+        if backend in ("torch", "vllm"):
+            spec["limits"]["maxNewTokens"] = draw(COUNTS)
     if draw(st.booleans()):
         spec["router"] = {"replicas": draw(st.integers(1, 5))}
     return deployment(name=draw(st.from_regex(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)), **spec)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from tandem.api.problems import Refused
 from tandem.blueprint.model import from_config
 from tandem.manifests import Cluster, build
-from tests.unit.manifests.deployments import arbitrary, deployment, of_kind, servable, server, workers
+from tests.unit.manifests.deployments import PVC, arbitrary, deployment, of_kind, servable, server, workers
 
 FEW = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 ROOT = Path(__file__).parents[3]
@@ -60,12 +60,9 @@ def refusals(source, cluster):
     ("spec", "expected"),
     [
         (
-            {"backend": "sglang"},
-            "spec.backend: this backend is not served yet (got 'sglang'). Use one of: torch, vllm.",
-        ),
-        (
-            {"backend": "trtllm"},
-            "spec.backend: this backend is not served yet (got 'trtllm'). Use one of: torch, vllm.",
+            {"backend": "sglang", "model": {**PVC, "servedName": "a:b"}},
+            "spec.model.servedName: SGLang reads what follows a colon in a model's name as an adapter (got 'a:b'). "
+            "Choose a name without a colon.",
         ),
         ({"backendVersion": "7"}, "spec.backendVersion: this version of torch is not known (got '7'). Use one of: 1."),
         (

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tandem.manifests.yaml_out import to_yaml
-from tests.golden import CASES, ROOT, built
+from tests.golden import CASES, ROOT, built, deployment_of
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -24,8 +24,19 @@ def test_the_text_of_a_case_is_read_back_as_its_objects(cluster, case):
 def test_every_backend_and_mode_has_its_cases():
     expected = {
         f"{backend}-{mode}-{kind}"
-        for backend in ("torch", "vllm")
+        for backend in ("torch", "vllm", "sglang", "trtllm")
         for mode in ("agg", "disagg")
         for kind in ("minimal", "full", "hub", "overlay")
     }
     assert expected <= set(CASES)
+
+
+def test_every_version_of_every_backend_has_a_case_in_each_mode(cluster):
+    tables = cluster.library.tables
+    shipped = {(name, version, mode) for name in tables for version in tables[name] for mode in ("agg", "disagg")}
+    specs = [deployment_of(case).spec for case in CASES]
+
+    found = {
+        (spec.backend, cluster.library.table(spec.backend, spec.backend_version).version, spec.mode) for spec in specs
+    }
+    assert found >= shipped

@@ -1,5 +1,6 @@
 """What a user writes arrives in the container byte for byte."""
 
+import shlex
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from tandem.manifests.arguments import escaped
 from tandem.manifests.yaml_out import to_yaml
 from tests.unit.manifests.deployments import TEXT, deployment, of_kind, server
 
+BACKENDS = ["torch", "vllm", "sglang", "trtllm"]
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 NASTY = [
     'x"; touch /tmp/x "',
@@ -70,19 +72,62 @@ def arguments(result, role="agg"):
 
 
 @pytest.mark.parametrize("text", NASTY)
-@pytest.mark.parametrize("backend", ["torch", "vllm"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_argument_arrives_byte_for_byte(cluster, text, backend):
     result = build(deployment(backend=backend, roles={"agg": {"extraArgs": ["--x", text]}}), cluster=cluster)
 
     assert arguments(result)[-2:] == ["--x", text]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @FEW
 @given(texts=st.lists(TEXT.filter(lambda text: not text.startswith("-")), min_size=1, max_size=5))
-def test_any_arguments_arrive_byte_for_byte(cluster, texts):
-    result = build(deployment(roles={"agg": {"extraArgs": texts}}), cluster=cluster)
+def test_any_arguments_arrive_byte_for_byte(cluster, backend, texts):
+    result = build(deployment(backend=backend, roles={"agg": {"extraArgs": texts}}), cluster=cluster)
 
     assert arguments(result)[-len(texts) :] == texts
+
+
+@FEW
+@given(texts=st.lists(TEXT, min_size=1, max_size=5))
+def test_a_real_shell_reads_any_arguments_back(texts):
+    line = shlex.join([sys.executable, "-X", "utf8", "-c", "import sys; print(ascii(sys.argv[1:]))", *texts])
+
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, check=True)
+
+    assert done.stdout.decode().strip() == ascii(texts)
+
+
+@FEW
+@given(value=TEXT)
+def test_a_variable_of_the_overlay_arrives_as_written(cluster, value):
+    env = {"spec": {"containers": [{"name": "server", "env": [{"name": "NOTE", "value": value}]}]}}
+    result = build(deployment(roles={"agg": {"podTemplate": env}}), cluster=cluster)
+
+    found = next(item for item in yaml.safe_load_all(to_yaml(result)) if _is_worker(item))
+
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    assert {"name": "NOTE", "value": value} in container["env"]
+
+
+def _is_worker(item):
+    return item["kind"] == "Deployment" and item["metadata"]["labels"].get("tandem.dev/role") == "agg"
+
+
+@FEW
+@given(
+    path=st.from_regex(r"[A-Za-z0-9_@+=,:-][-._A-Za-z0-9@+=,:]{0,20}", fullmatch=True),
+    served=st.from_regex(r"[A-Za-z0-9][-._/A-Za-z0-9]{0,20}", fullmatch=True),
+)
+def test_path_and_served_name_arrive_on_every_backend(cluster, path, served):
+    for backend in BACKENDS:
+        version = "1.3.0rc27" if backend == "trtllm" else None
+        model = {"pvc": {"claimName": "models", "path": path}, "servedName": served}
+        found = arguments(build(deployment(backend=backend, model=model, backendVersion=version), cluster=cluster))
+
+        assert f"/models/{path}" in found
+        flag = "--served_model_name" if backend == "trtllm" else "--served-model-name"
+        assert found[found.index(flag) + 1] == served
 
 
 @given(st.text(alphabet="$()ab", max_size=12))
@@ -106,7 +151,13 @@ def test_a_reference_of_tandems_own_is_expanded(cluster):
 
 
 def test_no_shell_is_between_tandem_and_the_engine(cluster):
-    for backend, program in (("torch", ["tandem-serve"]), ("vllm", ["vllm", "serve"])):
+    programs = {
+        "torch": ["tandem-serve"],
+        "vllm": ["vllm", "serve"],
+        "sglang": ["python3", "-m", "sglang.launch_server"],
+        "trtllm": ["trtllm-serve", "serve"],
+    }
+    for backend, program in programs.items():
         assert server(build(deployment(backend=backend), cluster=cluster), "agg")["command"] == program
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tandem.manifests.backends import torch, vllm
+from tandem.manifests.backends import sglang, torch, trtllm, vllm
 from tandem.manifests.backends.base import BackendPods
 
-BACKENDS: Mapping[str, BackendPods] = {"torch": torch.PODS, "vllm": vllm.PODS}
+BACKENDS: Mapping[str, BackendPods] = {
+    "torch": torch.PODS,
+    "vllm": vllm.PODS,
+    "sglang": sglang.PODS,
+    "trtllm": trtllm.PODS,
+}

@@ -27,3 +27,9 @@ class BackendPods:
     def env_list(self, mode: str) -> list[dict[str, Any]]:
         """`env` as a container has it."""
         return [{"name": name, "value": value} for name, value in self.env(mode).items()]
+
+
+def size(role: RoleRendering, name: str) -> int:
+    """The value of a parameter that counts GPUs; 1 when nobody says."""
+    found = next((item.value for item in role.parameters if item.name == name), 1)
+    return found if isinstance(found, int) else 1

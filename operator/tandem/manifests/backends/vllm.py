@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from tandem.manifests.backends.base import BackendPods
+from tandem.manifests.backends.base import BackendPods, size
 from tandem.rendering.values import RoleRendering
 
 SIDE_CHANNEL_PORT = "5600"
@@ -20,11 +21,8 @@ def _env(mode: str) -> Mapping[str, str]:
 
 
 def _gpus(role: RoleRendering) -> int:
-    sizes = {item.name: item.value for item in role.parameters}
-    total = 1
-    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
-        total *= int(sizes.get(name, 1))  # type: ignore[arg-type]
-    return total
+    names = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+    return math.prod(size(role, name) for name in names)
 
 
 PODS = BackendPods(env=_env, gpus=_gpus, shared_memory=True, liveness_path="/health")
