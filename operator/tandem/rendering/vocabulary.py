@@ -15,7 +15,7 @@ CONTEXT_NAMES = (
     *("role", "mode", "backend", "version"),
     *("isl", "osl", "ttft_ms", "tpot_ms", "concurrency"),
     *("model_max_len", "model_params", "model_weight_bytes", "model_kv_bytes_per_token"),
-    *("is_moe", "nextn", "prefix"),
+    *("is_moe", "nextn"),
 )
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "role": ROLES,
@@ -30,7 +30,6 @@ _ALIASES: Mapping[str, str] = {
     "DynConfig.mode": "mode",
     "ModelConfig.is_moe": "is_moe",
     "ModelConfig.nextn": "nextn",
-    "ModelConfig.prefix": "prefix",
     "SlaConfig.isl": "isl",
     "SlaConfig.osl": "osl",
 }

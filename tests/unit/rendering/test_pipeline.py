@@ -142,6 +142,15 @@ def test_s0_37_the_batch_of_the_bundled_server_is_what_limits_allow(library):
     assert values(render(request("torch"), library))["agg", "max_batch_size"][0] == 16
 
 
+def test_s0_15_a_backend_without_a_rule_file_renders_unchanged(library):
+    without = replace(library, rules={})
+    given = {"agg": {"max_batch_size": 3}}
+
+    assert values(render(request(roles=given), without)) == {
+        ("agg", "max_batch_size"): (3, "user", "agg.max_batch_size")
+    }
+
+
 def test_every_value_that_cannot_be_had_is_told_at_once(library):
     found = refusal(library, "torch", roles={"agg": {"tensor_parallel_size": 4, "tokens_per_block": 16}})
 

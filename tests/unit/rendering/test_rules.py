@@ -85,7 +85,6 @@ def test_s0_36_bare_isl_is_the_length_of_a_prompt_and_not_of_a_sequence():
         ("SlaConfig.isl", ("isl", 64)),
         ("SlaConfig.osl", ("osl", 64)),
         ("ModelConfig.nextn", ("nextn", 64)),
-        ("ModelConfig.prefix", ("prefix", 64)),
     ],
 )
 def test_s0_36_names_of_the_reference_generator_are_read(alias, value):
@@ -100,14 +99,14 @@ def test_s0_36_every_parameter_and_fact_can_be_read():
 
 def test_s0_36_conditions_of_the_reference_generator_keep_their_meaning():
     text = """
-when (ModelConfig.prefix or 0) > 0:
+when (ModelConfig.nextn or 0) > 0:
     disable_prefix_cache = false
 when DynConfig.mode == 'agg':
     max_batch_size = (max_batch_size if max_batch_size else 1)
 """
 
-    assert results(text, prefix=5, mode="disagg") == [("disable_prefix_cache", False)]
-    assert results(text, prefix=None, mode="agg") == [("max_batch_size", 1)]
+    assert results(text, nextn=5, mode="disagg") == [("disable_prefix_cache", False)]
+    assert results(text, nextn=None, mode="agg") == [("max_batch_size", 1)]
 
 
 def test_a_condition_that_does_not_hold_is_not_followed_into_its_lines():

@@ -83,6 +83,11 @@ def test_s0_37_without_chunked_prefill_vllm_chooses_its_budget(library):
     assert given_by(library, "vllm", "decode", enable_chunked_prefill=True)["max_num_tokens"] == 128
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_s0_37_the_budget_of_vllm_is_never_less_than_its_batch(library, role):
+    assert given_by(library, "vllm", role, isl=1, max_batch_size=9000)["max_num_tokens"] >= 9000
+
+
 @pytest.mark.parametrize("backend", ["sglang", "trtllm"])
 @pytest.mark.parametrize(
     "user", [{"disable_cuda_graph": True}, {"cuda_graph_max_batch_size": 8}, {"max_batch_size": 513}]
