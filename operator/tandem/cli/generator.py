@@ -100,6 +100,7 @@ def render_artifacts(*, templates_dir: Path | None, output: Path, **options: Any
             templates_dir=templates_dir,
             output_dir=output,
             backend_version=options["backend_version"],
+            mapping_path=options["mapping"],
             library=library,
         )
         click.echo(json.dumps({name: text for name, text in artifacts.items() if is_written(name)}, indent=2))
@@ -122,7 +123,7 @@ def _prepare(
 
     library = load_library()
     if mapping is not None:
-        library = with_mapping_of(library, mapping, backend)
+        library, _ = with_mapping_of(library, mapping, backend)
     library.table(backend, backend_version)
     overrides = parse_overrides(items, texts=texts, schema=load_schema())
     return library, prepare_generator_params(config_path, overrides, backend=backend, library=library)

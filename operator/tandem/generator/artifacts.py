@@ -12,8 +12,9 @@ from tandem.api.deployment import ModelDeployment
 from tandem.api.problems import refuse
 from tandem.generator.engine import render_roles, shell_word
 from tandem.generator.inline import inlined
-from tandem.generator.inputs import Inputs
+from tandem.generator.inputs import SHORT_NAMES, Inputs
 from tandem.generator.scripts import Scripts, file_name
+from tandem.generator.shelltext import ShellTemplate
 from tandem.generator.translate import blueprint_of, relocated
 from tandem.manifests import Cluster, build
 from tandem.manifests.sources import model_access
@@ -27,10 +28,17 @@ DEPLOYMENT_FILE = "model_deployment.yaml"
 _ARGUMENTS = "cli_args_"
 
 
-def artifacts_of(inputs: Inputs, *, deployment: ModelDeployment, library: Library) -> dict[str, str]:
+def artifacts_of(
+    inputs: Inputs,
+    *,
+    deployment: ModelDeployment,
+    library: Library,
+    templates: Mapping[str, ShellTemplate] | None = None,
+) -> dict[str, str]:
     """Name and text of every artifact, sorted by name; raises `Refused` with names of the input.
 
-    `cli_args_<role>` is what follows the program's name on a worker's command line.
+    `cli_args_<role>` is what follows the program's name on a worker's command line. `templates` are further scripts,
+    by name.
     """
     with relocated():
         facts = model_access(deployment).facts
@@ -47,7 +55,26 @@ def artifacts_of(inputs: Inputs, *, deployment: ModelDeployment, library: Librar
             **_files(rendering),
             **scripts.texts(),
         }
+        names = _names(inputs, rendering)
+        found |= {name: template.render(names) for name, template in (templates or {}).items()}
     return dict(sorted(found.items()))
+
+
+def _names(inputs: Inputs, rendering: Rendering) -> dict[str, object]:
+    """What the scripts of a mapping file see: `model`, and `params.<role>` by unified and by short name."""
+    params: dict[str, dict[str, object]] = {}
+    for role in rendering.roles:
+        values: dict[str, object] = {value.name: value.value for value in role.parameters}
+        short = {name: values[full] for name, full in SHORT_NAMES.items() if full in values}
+        params[role.role] = values | short
+    model = {name: inputs.text(f"ServiceConfig.{name}") for name in ("model_path", "served_model_name", "model_name")}
+    return {
+        "model": model,
+        "params": params,
+        "mode": inputs.mode,
+        "backend": rendering.table.backend,
+        "version": rendering.table.version,
+    }
 
 
 def is_written(name: str) -> bool:

@@ -20,6 +20,7 @@ from tandem.generator.engine import Flags, flags_of, mapping_table, render_roles
 from tandem.generator.inputs import Inputs, check_inputs, merge
 from tandem.generator.params import Params, from_params, to_params
 from tandem.generator.schemas import Scalar, Schema, load_schema, parse_schema
+from tandem.generator.shelltext import ShellTemplate, compile_scripts
 from tandem.generator.translate import blueprint_of, relocated, to_deployment
 from tandem.manifests.sources import model_access
 from tandem.rendering.library import Library, load_library
@@ -155,18 +156,21 @@ def generate_backend_artifacts(
     output_dir: str | Path | None = None,
     backend_version: str | None = None,
     *,
+    mapping_path: str | Path | None = None,
     library: Library | None = None,
 ) -> dict[str, str]:
     """Name and text of every artifact; with `output_dir` they are written there too.
 
-    Files below `templates_dir` (in a directory named as the backend, or in it) replace templates of the same name.
+    `mapping_path` is a mapping file in place of the shipped one, or one with further scripts as templates. Files below
+    `templates_dir` (in a directory named as the backend, or in it) replace templates of the same name.
     """
     library = library or load_library()
     if templates_dir is not None:
         library = with_templates_of(library, Path(templates_dir), backend)
+    library, templates = (library, {}) if mapping_path is None else with_mapping_of(library, mapping_path, backend)
     inputs = _inputs(params, backend, backend_version, library)
     deployment = _deployment(inputs, backend, backend_version, library)
-    artifacts = artifacts_of(inputs, deployment=deployment, library=library)
+    artifacts = artifacts_of(inputs, deployment=deployment, library=library, templates=templates)
     if output_dir is not None:
         write_artifacts(artifacts, Path(output_dir))
     return artifacts
@@ -247,10 +251,23 @@ def _deployment(inputs: Inputs, backend: str, version: str | None, library: Libr
     )
 
 
-def with_mapping_of(library: Library, path: Path, backend: str) -> Library:
-    """The library in which a mapping file of the user is the only one of `backend`; raises `Refused`."""
-    table = mapping_table(_read(path, "Mapping file not found"), str(path))
+def with_mapping_of(
+    library: Library, mapping_path: str | Path, backend: str
+) -> tuple[Library, dict[str, ShellTemplate]]:
+    """The library with a mapping file of the user, and the scripts in that file; raises `Refused`.
+
+    The file is a table that becomes the only one of `backend`, or holds templates: `{vllm: {run.sh.j2: TEXT}}`.
+    """
+    text = _read(Path(mapping_path), "Mapping file not found")
+    with relocated():
+        library.table(backend, None)
+    try:
+        document = yaml.load(text, Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise refuse(str(mapping_path), None, f"malformed YAML: {error}", "Correct it.") from None
+    if isinstance(document, dict) and isinstance(document.get(backend), dict):
+        return library, compile_scripts(document[backend], str(mapping_path))
+    table = mapping_table(text, str(mapping_path))
     if table.backend != backend:
-        raise refuse(str(path), table.backend, f"the file is not for backend {backend}", "Name another file.")
-    library.table(backend, None)
-    return with_table(library, table)
+        raise refuse(str(mapping_path), table.backend, f"the file is not for backend {backend}", "Name another file.")
+    return with_table(library, table), {}

@@ -29,20 +29,12 @@ from tandem.generator.compat_types import (
     checked,
 )
 from tandem.generator.engine import Flags
-from tandem.generator.inputs import merge
+from tandem.generator.inputs import SHORT_NAMES, merge
 from tandem.generator.schemas import load_schema
 from tandem.generator.translate import has_mtp
 from tandem.rendering.library import Library, load_library
 from tandem.rendering.mapping import PARAMETER_NAMES
 
-SHORT_NAMES: Mapping[str, str] = {
-    "tp": "tensor_parallel_size",
-    "pp": "pipeline_parallel_size",
-    "dp": "data_parallel_size",
-    "moe_tp": "moe_tensor_parallel_size",
-    "moe_ep": "moe_expert_parallel_size",
-    "bs": "max_batch_size",
-}
 # Room beside prompt and answer, in tokens.
 _SLACK_TOKENS = 1000
 _ROLES: Mapping[ModeKey, RoleName] = {"agg": "agg", "disagg_prefill": "prefill", "disagg_decode": "decode"}

@@ -14,6 +14,15 @@ from tandem.rendering.mapping import PARAMETER_NAMES
 
 ROLES: tuple[RoleName, ...] = ("agg", "prefill", "decode")
 WORKERS = "Workers"
+# Short names of sizes, as the first API and templates have them.
+SHORT_NAMES: Mapping[str, str] = {
+    "tp": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "dp": "data_parallel_size",
+    "moe_tp": "moe_tensor_parallel_size",
+    "moe_ep": "moe_expert_parallel_size",
+    "bs": "max_batch_size",
+}
 _ALIASES: Mapping[str, str] = {"WorkerCounts": "WorkerConfig"}
 
 

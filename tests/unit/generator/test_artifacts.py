@@ -163,12 +163,13 @@ def test_s0_28_scripts_pass_shellcheck(backend, mode, minimal, library, tmp_path
     assert (done.returncode, done.stdout) == (0, "")
 
 
+# A program that writes down what it was given, and one that runs until it is ended.
 RECORDER = """\
 #!/bin/bash
-printf '%s\\0' "$0" "$@" >> "$RECORD"
-env -0 | grep -z -E '^(CUDA|VLLM)_' | tr '\\0' '\\n' >> "$RECORD.env"
-[ "$1" = serve ] && [ -e "$RECORD.stop" ] && exit 3
+printf '%s\\0' "$0" "$@" > "$RECORD"
+env -0 | grep -z -E '^(CUDA|VLLM)_' | tr '\\0' '\\n' > "$RECORD.env"
 """
+WAITER = "#!/bin/bash\nexec tail -f /dev/null\n"
 
 
 def test_a_script_hands_every_argument_over_byte_for_byte(minimal, library, tmp_path):
@@ -177,10 +178,10 @@ def test_a_script_hands_every_argument_over_byte_for_byte(minimal, library, tmp_
     raw = inputs(minimal, "agg", WorkerConfig={"agg_workers": 1})
     raw["ServiceConfig"] = {"model_path": "org/model", "served_model_name": name}
     found = artifacts(raw, "vllm", library, output_dir=tmp_path / "out")
-    for program in ("vllm", "tandem"):
+    for program, text in (("vllm", RECORDER), ("tandem", WAITER)):
         path = tmp_path / "bin" / program
         path.parent.mkdir(exist_ok=True)
-        path.write_text(RECORDER)
+        path.write_text(text)
         path.chmod(0o755)
     environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "RECORD": str(tmp_path / "record")}
 
