@@ -4,10 +4,10 @@
     or      := and {'or' and}
     and     := not {'and' not}
     not     := 'not' not | compare
-    compare := sum {('==' | '!=' | '<' | '<=' | '>' | '>=' | 'in' | 'not' 'in') sum | 'is' ['not'] CONSTANT}
+    compare := sum {('==' | '!=' | '<' | '<=' | '>' | '>=' | 'in' | 'not' 'in') sum}
     sum     := product {('+' | '-') product}
     product := unary {('*' | '/' | '//' | '%') unary}
-    unary   := {'-'} value {'|' FUNCTION ['(' choices ')']}
+    unary   := {'-'} value {'|' FUNCTION ['(' choices ')'] | 'is' ['not'] CONSTANT}
     value   := NUMBER | TEXT | CONSTANT | NAME | FUNCTION '(' choices ')' | '(' choices ')' | '[' choices ']'
     choices := [choice {',' choice} [',']]          CONSTANT := true | false | none
 
@@ -182,8 +182,6 @@ class _Parser:
         token = self._token
         if self._take(*COMPARISONS):
             return token.text, token.column, self._sum()
-        if self._take("is"):
-            return self._is(token)
         following = self._tokens[min(self._at + 1, len(self._tokens) - 1)]
         if token.kind == following.kind == "name" and (token.text, following.text) == ("not", "in"):
             self._at += 2
@@ -224,15 +222,15 @@ class _Parser:
         return calculate(first, steps) if steps else first
 
     def _unary(self) -> Evaluator:
-        """A value with its sign and filters; as in Jinja, a filter is for the value with its sign."""
+        """A value with its sign, then filters and tests; as in Jinja, these are for the value with its sign."""
         columns: list[int] = []
         while token := self._take("-"):
             columns.append(token.column)
         value = self._value()
         for column in columns[: 2 - len(columns) % 2]:  # two signs cancel each other out
             value = _negated(value, column)
-        while self._take("|"):
-            value = self._filter(value)
+        while token := self._take("|", "is"):
+            value = self._filter(value) if token.text == "|" else compare(value, [self._is(token)])
         return value
 
     def _filter(self, value: Evaluator) -> Evaluator:

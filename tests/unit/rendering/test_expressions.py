@@ -50,6 +50,9 @@ def mistake(text):
         ("1 if flag else 2 if bs else 3", 1),
         ("bs is not none", True),
         ("flag is true", True),
+        ("not unset is none", False),
+        ("bs == 64 and unset is none", True),
+        ("unset is none is true", True),
         ("mode == 'disagg' and flag", True),
         ("mode != 'agg' or bs > 1000", True),
         ("not flag", False),
@@ -265,6 +268,8 @@ EXPRESSIONS = st.recursive(
         inner.map(lambda part: f"({part})"),
         inner.map(lambda part: f"-{part} | int"),
         inner.map(lambda part: f"not {part}"),
+        inner.map(lambda part: f"({part} is none)"),
+        inner.map(lambda part: f"({part} is not true)"),
     ),
     max_leaves=8,
 )
