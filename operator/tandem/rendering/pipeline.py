@@ -80,8 +80,12 @@ def render(request: Request, library: Library) -> Rendering:
         raise Refused(dict.fromkeys(problems))
     _check_match(request, resolved, table)
     templates = library.arguments(table), library.files(table)
+    of_all = {
+        role.name: {item.name: item.value for item in values.parameters}
+        for role, values in zip(request.roles, resolved, strict=True)
+    }
     roles = (
-        _role(request, role=role, values=values, table=table, limits=limits, templates=templates)
+        _role(request, role=role, values=values, of_all=of_all, table=table, limits=limits, templates=templates)
         for role, values in zip(request.roles, resolved, strict=True)
     )
     return Rendering(table, tuple(roles))
@@ -159,11 +163,15 @@ def _role(
     *,
     role: RoleRequest,
     values: Resolved,
+    of_all: Mapping[str, Mapping[str, Value]],
     table: MappingTable,
     limits: Mapping[str, Value | None],
     templates: tuple[YamlTemplate, Mapping[str, YamlTemplate]],
 ) -> RoleRendering:
-    """Command line and files of one role; `names` below is everything that its templates see."""
+    """Command line and files of one role; `names` below is everything that its templates see.
+
+    `of_all` are the parameters of each role: a template sees its own as `params.x`, another's as `params.decode.x`.
+    """
     arguments, files = templates
     flags = [argument for target in values.targets for argument in target.arguments]
     settings = {name: value for target in values.targets for name, value in target.settings}
@@ -178,7 +186,7 @@ def _role(
         "mode": request.mode,
         "backend": table.backend,
         "version": table.version,
-        "params": {item.name: item.value for item in values.parameters},
+        "params": {**of_all[role.name], **of_all},
         "limits": limits,
         "flags": flags,
         "settings": _nested(settings),

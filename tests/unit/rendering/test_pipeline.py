@@ -282,3 +282,40 @@ def test_a_template_that_gives_no_arguments_is_refused(library, template, reason
 
     assert reason in str(refused.value)
     assert str(refused.value).startswith("mine/cli_args.1.j2: ")
+
+
+TEMPLATE = """
+- {{ model.path }}
+- {{ "--mine=" ~ params.max_batch_size | default(1) }}
+- {{ "--prefill=" ~ params.prefill.max_num_tokens }}
+- {{ "--length=" ~ params.decode.max_seq_len | default(4096) }}
+"""
+
+
+def with_template(library, text):
+    return library.with_templates(backend="vllm", texts={"cli_args.0.33.0.j2": text}, label="mine", path="x")
+
+
+def test_s0_41_a_template_reads_the_model_its_own_parameters_and_those_of_each_role(library):
+    prefill, decode = render(request(mode="disagg", facts={"isl": 4000}), with_template(library, TEMPLATE)).roles
+
+    assert prefill.command[2:] == ("/models/m", "--mine=1", "--prefill=5500", "--length=4096")
+    assert decode.command[2:] == ("/models/m", "--mine=128", "--prefill=5500", "--length=4096")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("- {{ params.max_seq_len }}", "max_seq_len"),
+        ("- {{ params.prefill.max_batch_size }}", "prefill"),
+        ("- {{ params.prefill.max_batch_size | default(1) }}", "prefill"),
+        ("- {{ modle.path }}", "modle"),
+    ],
+)
+def test_s0_41_a_name_that_does_not_exist_is_located(library, text, name):
+    with pytest.raises(Refused) as refused:
+        render(request(), with_template(library, f"- a\n{text}\n"))
+
+    (problem,) = refused.value.problems
+    assert problem.path == "mine/cli_args.0.33.0.j2:2"
+    assert name in problem.reason

@@ -5,7 +5,9 @@ import pytest
 from tandem.rendering.evaluation import evaluate_rules
 from tandem.rendering.library import RULE_SETS
 from tandem.rendering.mapping import PARAMETER_NAMES
+from tandem.rendering.pipeline import render
 from tandem.rendering.vocabulary import CONTEXT_NAMES, ROLES
+from tests.unit.rendering.test_pipeline import request
 
 BACKENDS = ("torch", "vllm", "sglang", "trtllm")
 NOTHING = dict.fromkeys((*PARAMETER_NAMES, *CONTEXT_NAMES))
@@ -145,3 +147,25 @@ def test_s0_37_rules_hold_for_the_largest_and_smallest_values(library, backend, 
     for size in (1, 1_048_576):
         for isl in (None, 1, 10_000_000):
             given_by(library, backend, role, rule_set=rule_set, isl=isl, max_batch_size=size)
+
+
+# The parameters that the rules give are flags or settings of the engine, in every mode and version.
+ENGINE = {
+    ("vllm", "prefill"): ["--max-num-seqs 1", "--max-num-batched-tokens 5500"],
+    ("vllm", "decode"): ["--max-num-seqs 128", "--max-num-batched-tokens 128"],
+    ("sglang", "prefill"): ["--max-running-requests 1", "--max-prefill-tokens 5500", "--cuda-graph-bs-decode 1"],
+    ("sglang", "decode"): ["--max-running-requests 128", "--max-prefill-tokens 5500", "--cuda-graph-bs-decode 1 2 3"],
+    ("trtllm", "prefill"): ["max_batch_size=1", "max_num_tokens=5504", "disable_overlap_scheduler=true"],
+    ("trtllm", "decode"): ["max_batch_size=128", "max_num_tokens=128", "disable_overlap_scheduler=false"],
+}
+
+
+@pytest.mark.parametrize(("backend", "role"), ENGINE)
+def test_s0_37_what_the_rules_give_reaches_the_engine(library, backend, role):
+    for version in library.tables[backend]:
+        wanted = request(backend, "disagg", facts={"isl": 4000}, version=version)
+        (found,) = (each for each in render(wanted, library).roles if each.role == role)
+
+        shown = [" ".join(item.arguments) for item in found.parameters]
+        for text in ENGINE[backend, role]:
+            assert any(each.startswith(text) for each in shown), (version, text, shown)
