@@ -45,7 +45,7 @@ def artifacts_of(
         blueprint = blueprint_of(inputs)
         rendering = render_roles(deployment, facts=facts, blueprint=blueprint, library=library)
         built = build(deployment, blueprint=blueprint, cluster=Cluster(library=library))
-        if inputs.get("K8sConfig.k8s_engine_mode") == "inline":
+        if _is_inline(inputs):
             built = inlined(built)
         scripts = Scripts(inputs=inputs, deployment=deployment, facts=facts, library=library, rendering=rendering)
         found = {
@@ -58,6 +58,14 @@ def artifacts_of(
         names = _names(inputs, rendering)
         found |= {name: template.render(names) for name, template in (templates or {}).items()}
     return dict(sorted(found.items()))
+
+
+def _is_inline(inputs: Inputs) -> bool:
+    key = "K8sConfig.k8s_engine_mode"
+    mode = inputs.get(key)
+    if mode not in (None, "inline", "configmap"):
+        raise refuse(key, mode, "this mode does not exist", "Use inline or configmap.")
+    return mode == "inline"
 
 
 def _names(inputs: Inputs, rendering: Rendering) -> dict[str, object]:

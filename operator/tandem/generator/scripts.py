@@ -167,7 +167,8 @@ class Scripts:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, process.worker.gpus))
         settings = [f"{name}={shell_value(value)}" for name, value in sorted(environment.items())]
         words = [_word(item, process.worker.role) for item in rendered.command]
-        return _continued([*(("env", *settings) if settings else ()), *words])
+        program = len(self.rendering.table.command)
+        return _continued([*(("env", *settings) if settings else ()), *words[:program]], words[program:])
 
     def _frontend(self, processes: list[_Process]) -> Iterator[str]:
         spec = self.deployment.spec
@@ -176,13 +177,13 @@ class Scripts:
         yield f'{{"endpoints": [\n{rows}\n]}}'
         yield "END"
         policy = spec.router.policy if spec.router else "leastLoaded"
-        words = ["tandem", "router", "--deployment", self.deployment.metadata.name]
+        words = ["--deployment", self.deployment.metadata.name]
         words += ["--endpoints-file", "\x00endpoints\x00", "--backend", spec.backend, "--mode", spec.mode]
         words += ["--policy", policy, "--served-model-name", self.deployment.served_name]
         words += ["--host", self.inputs.text("ServiceConfig.head_node_ip")]
         words += ["--port", str(self.inputs.number("ServiceConfig.port"))]
         quoted = (shlex.quote(word) if "\x00" not in word else '"$scratch"/endpoints.json' for word in words)
-        yield _continued(list(quoted))
+        yield _continued(["tandem", "router"], list(quoted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +223,9 @@ def _word(item: str | EnvRef, role: str) -> str:
     return f'{quoted[0]}"$scratch"{quoted[1]}'
 
 
-def _continued(words: list[str]) -> str:
-    """`start WORDS`, each flag on a line of its own with its values."""
-    lines = ["start"]
+def _continued(program: list[str], words: list[str]) -> str:
+    """`start PROGRAM WORDS`, each flag on a line of its own with its values."""
+    lines = [" ".join(("start", *program))]
     for word in words:
         if word.startswith("-"):
             lines.append(word)

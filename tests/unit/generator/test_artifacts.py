@@ -325,3 +325,68 @@ def test_s0_14_flags_come_from_a_mapping_and_templates_in_memory(minimal):
     assert found == {"agg": {"tensor_parallel_size": {"cards": 2}}}
     shipped = backend_configs(params, "vllm", library=load_library())
     assert shipped["agg"]["tensor_parallel_size"] == {"tensor-parallel-size": 2}
+
+
+def engine_file(found, role):
+    """What the pod of a role reads as its engine's file, and how the pod gets it."""
+    template = pods(found)[role]
+    volume = next(item for item in template["spec"]["volumes"] if item["name"] == "config")
+    if "downwardAPI" in volume:
+        [item] = volume["downwardAPI"]["items"]
+        key = item["fieldRef"]["fieldPath"].removeprefix("metadata.annotations['").removesuffix("']")
+        return template["metadata"]["annotations"][key], item["path"]
+    maps = {
+        item["metadata"]["name"]: item["data"]
+        for item in yaml.safe_load_all(found["k8s_deploy.yaml"])
+        if item["kind"] == "ConfigMap"
+    }
+    [(path, text)] = maps[volume["configMap"]["name"]].items()
+    return text, path
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_s0_32_the_engine_file_is_the_same_inline_and_in_a_config_map(mode, minimal, library):
+    inline, separate = (
+        artifacts(inputs(minimal, mode, K8sConfig={"k8s_engine_mode": kind}), "trtllm", library)
+        for kind in ("inline", "configmap")
+    )
+
+    for role in pods(inline):
+        assert engine_file(inline, role) == engine_file(separate, role)
+        assert engine_file(inline, role)[0] == inline[f"{role}_config.yaml"]
+    assert "kind: ConfigMap" not in inline["k8s_deploy.yaml"]
+
+
+@pytest.mark.parametrize("kind", ["inline", "configmap"])
+def test_s0_32_a_changed_engine_file_changes_the_pods(kind, minimal, library):
+    k8s = {"k8s_engine_mode": kind}
+
+    before, after = (
+        pods(artifacts(inputs(minimal, "agg", K8sConfig=k8s, Workers={"agg": {"max_seq_len": n}}), "trtllm", library))
+        for n in (4096, 8192)
+    )
+
+    assert before["agg"] != after["agg"]
+
+
+def test_s0_32_another_engine_mode_is_refused(minimal, library):
+    with pytest.raises(Refused, match="k8s_engine_mode: this mode does not exist"):
+        artifacts(inputs(minimal, "agg", K8sConfig={"k8s_engine_mode": "file"}), "trtllm", library)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "vllm"])
+def test_s0_09_other_backends_never_mention_the_ports_of_vllm(backend, mode, minimal, library):
+    text = "".join(artifacts(inputs(minimal, mode), backend, library).values())
+
+    assert not [word for word in ("20081", "20097", "vllm") if word in text]
+
+
+@pytest.mark.parametrize(("backend", "word"), [("trtllm", "MTP"), ("sglang", "NEXTN")])
+def test_multi_token_prediction_has_the_word_of_each_backend(backend, word, minimal, library):
+    raw = inputs(minimal, "agg", ModelConfig={"nextn": 1})
+    raw["ServiceConfig"] = {"model_path": "deepseek-ai/DeepSeek-V3", "served_model_name": "deepseek"}
+
+    found = artifacts(raw, backend, library)
+
+    assert word in found["cli_args_agg"] + found.get("agg_config.yaml", "")

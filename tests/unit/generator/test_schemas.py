@@ -7,6 +7,7 @@ import pytest
 
 from tandem.api.problems import Refused
 from tandem.generator.calls import generate_backend_artifacts, generate_config_from_input_dict
+from tandem.generator.inputs import merge
 from tandem.generator.schemas import load_schema, parse_schema
 
 # The table of defaults; images and the two ports of vLLM are in tests of their own.
@@ -113,43 +114,67 @@ def test_s0_13_user_wins_over_backend_default_over_default(given, backend, expec
     assert asdict(resolve(given, backend=backend, schema=schema)["A.a"]) == expected
 
 
-# What each key changes, where nothing else has to be set for it.
+AGG = {"DynConfig": {"mode": "agg"}}
+MOE = {"Workers": {role: {"data_parallel_size": 2, "tensor_parallel_size": 4} for role in ("prefill", "decode")}}
+DEEPSEEK = {"ServiceConfig": {"model_name": "deepseek-v3"}}
+ROUTED = {"DynConfig": {"enable_router": True}}
+# What each key can be changed to; on which backend, beside which other keys.
 CHANGES = {
-    "ServiceConfig.model_path": {"ServiceConfig": {"model_path": "other/model"}},
-    "ServiceConfig.served_model_name": {"ServiceConfig": {"served_model_name": "other"}},
-    "ServiceConfig.head_node_ip": {"ServiceConfig": {"head_node_ip": "127.0.0.1"}},
-    "ServiceConfig.port": {"ServiceConfig": {"port": 9000}},
-    "ServiceConfig.include_frontend": {"ServiceConfig": {"include_frontend": False}},
-    "ServiceConfig.vllm_nixl_side_channel_port": {"ServiceConfig": {"vllm_nixl_side_channel_port": 30000}},
-    "DynConfig.enable_router": {"DynConfig": {"enable_router": True}},
-    "K8sConfig.name_prefix": {"K8sConfig": {"name_prefix": "other"}},
-    "K8sConfig.k8s_namespace": {"K8sConfig": {"k8s_namespace": "other"}},
-    "K8sConfig.k8s_image": {"K8sConfig": {"k8s_image": "other:1"}},
-    "K8sConfig.k8s_image_pull_secret": {"K8sConfig": {"k8s_image_pull_secret": "other"}},
-    "K8sConfig.k8s_model_cache": {"K8sConfig": {"k8s_model_cache": "other"}},
-    "K8sConfig.k8s_hf_token_secret": {"K8sConfig": {"k8s_hf_token_secret": "other"}},
-    "WorkerConfig.prefill_workers": {"WorkerConfig": {"prefill_workers": 1}},
-    "WorkerConfig.decode_workers": {"WorkerConfig": {"decode_workers": 1}},
-    "SlaConfig.isl": {"SlaConfig": {"isl": 1000}},
-    "NodeConfig.num_gpus_per_node": {"NodeConfig": {"num_gpus_per_node": 4}},
-    "rule": {"rule": "benchmark"},
+    "ServiceConfig.model_path": ("other/model", "vllm", {}),
+    "ServiceConfig.served_model_name": ("other", "vllm", {}),
+    "ServiceConfig.model_name": ("deepseek-v3", "trtllm", {"ModelConfig": {"nextn": 1}}),
+    "ServiceConfig.head_node_ip": ("127.0.0.1", "vllm", {}),
+    "ServiceConfig.port": (9000, "vllm", {}),
+    "ServiceConfig.include_frontend": (False, "vllm", {}),
+    "ServiceConfig.dyn_vllm_kv_event_port": (30000, "vllm", ROUTED),
+    "ServiceConfig.vllm_nixl_side_channel_port": (30000, "vllm", {}),
+    "DynConfig.mode": ("agg", "vllm", {}),
+    "DynConfig.enable_router": (True, "vllm", {}),
+    "K8sConfig.name_prefix": ("other", "vllm", {}),
+    "K8sConfig.mode": ("agg", "vllm", {}),
+    "K8sConfig.k8s_namespace": ("other", "vllm", {}),
+    "K8sConfig.k8s_image": ("other:1", "vllm", {}),
+    "K8sConfig.k8s_image_pull_secret": ("other", "vllm", {}),
+    "K8sConfig.k8s_engine_mode": ("configmap", "trtllm", {}),
+    "K8sConfig.k8s_model_cache": ("other", "vllm", {}),
+    "K8sConfig.k8s_hf_token_secret": ("other", "vllm", {}),
+    "WorkerConfig.prefill_workers": (2, "vllm", {}),
+    "WorkerConfig.decode_workers": (2, "vllm", {}),
+    "WorkerConfig.agg_workers": (2, "vllm", AGG),
+    "SlaConfig.isl": (1000, "vllm", {}),
+    "SlaConfig.osl": (1000, "vllm", {}),
+    "SlaConfig.ttft": (1000.0, "vllm", {}),
+    "SlaConfig.tpot": (50.5, "vllm", {}),
+    "ModelConfig.is_moe": (True, "sglang", MOE),
+    "ModelConfig.nextn": (1, "trtllm", DEEPSEEK),
+    "NodeConfig.num_gpus_per_node": (1, "vllm", {}),
+    "rule": ("benchmark", "vllm", {}),
 }
 
 
-@pytest.mark.parametrize("key", sorted(CHANGES))
-def test_s0_06_a_key_changes_what_is_generated(key, disagg, library):
-    changed = copy.deepcopy(disagg)
-    for group, value in CHANGES[key].items():
-        changed[group] = {**changed.get(group, {}), **value} if isinstance(value, dict) else value
+def generated(backend, library, minimal, *layers):
+    """The artifacts, or the refusal: both are an effect."""
+    raw = copy.deepcopy(minimal)
+    for layer in layers:
+        raw = merge(raw, layer)
+    try:
+        params = generate_config_from_input_dict(raw, backend=backend, library=library)
+        return generate_backend_artifacts(params, backend, library=library)
+    except Refused as refused:
+        return str(refused)
 
-    before, after = (
-        generate_backend_artifacts(
-            generate_config_from_input_dict(raw, backend="vllm", library=library), "vllm", library=library
-        )
-        for raw in (disagg, changed)
-    )
+
+@pytest.mark.parametrize("key", list(load_schema().entries))
+def test_s0_06_no_key_is_dead(key, minimal, library):
+    value, backend, others = CHANGES[key]
+    group, _, name = key.rpartition(".")
+    change = {group: {name: value}} if group else {name: value}
+
+    before = generated(backend, library, minimal, others)
+    after = generated(backend, library, minimal, others, change)
 
     assert before != after
+    assert isinstance(after, dict), after
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,105 @@
+#!/bin/bash
+# Machine 0 of 2: 2 prefill and 2 decode workers, frontend.
+# Written by `tandem generator`; needs bash 4.3 or newer, and the programs that it starts.
+set -euo pipefail
+scratch=$(mktemp -d)
+pids=()
+finish() {
+    trap - EXIT INT TERM
+    [ "${#pids[@]}" -eq 0 ] || kill -- "${pids[@]}" 2>/dev/null || true
+    wait
+    rm -rf -- "$scratch"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+start() {
+    "$@" &
+    pids+=("$!")
+}
+
+: "${NODE_0_IP:?set it to the address of machine 0}"
+: "${NODE_1_IP:?set it to the address of machine 1}"
+
+# prefill-0
+start env CUDA_VISIBLE_DEVICES=0,1 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=false USER=tandem python3 -m sglang.launch_server \
+    --model-path /models/qwen3-32b \
+    --served-model-name qwen \
+    --host 0.0.0.0 \
+    --port 8001 \
+    --enable-metrics \
+    --disaggregation-mode prefill \
+    --tp-size 2 \
+    --cuda-graph-bs-decode 1 \
+    --max-running-requests 1 \
+    --max-prefill-tokens 5500 \
+    --context-length 8192 \
+    --disaggregation-bootstrap-port 8998
+
+# prefill-1
+start env CUDA_VISIBLE_DEVICES=2,3 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=false USER=tandem python3 -m sglang.launch_server \
+    --model-path /models/qwen3-32b \
+    --served-model-name qwen \
+    --host 0.0.0.0 \
+    --port 8002 \
+    --enable-metrics \
+    --disaggregation-mode prefill \
+    --tp-size 2 \
+    --cuda-graph-bs-decode 1 \
+    --max-running-requests 1 \
+    --max-prefill-tokens 5500 \
+    --context-length 8192 \
+    --disaggregation-bootstrap-port 8999
+
+# decode-0
+start env CUDA_VISIBLE_DEVICES=4,5 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=false USER=tandem python3 -m sglang.launch_server \
+    --model-path /models/qwen3-32b \
+    --served-model-name qwen \
+    --host 0.0.0.0 \
+    --port 8003 \
+    --enable-metrics \
+    --disaggregation-mode decode \
+    --tp-size 2 \
+    --cuda-graph-bs-decode 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 \
+    --max-running-requests 64 \
+    --max-prefill-tokens 5500 \
+    --context-length 8192 \
+    --disaggregation-bootstrap-port 9000
+
+# decode-1
+start env CUDA_VISIBLE_DEVICES=6,7 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=false USER=tandem python3 -m sglang.launch_server \
+    --model-path /models/qwen3-32b \
+    --served-model-name qwen \
+    --host 0.0.0.0 \
+    --port 8004 \
+    --enable-metrics \
+    --disaggregation-mode decode \
+    --tp-size 2 \
+    --cuda-graph-bs-decode 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 \
+    --max-running-requests 64 \
+    --max-prefill-tokens 5500 \
+    --context-length 8192 \
+    --disaggregation-bootstrap-port 9001
+
+# frontend
+cat > "$scratch"/endpoints.json <<END
+{"endpoints": [
+  {"address": "$NODE_0_IP", "name": "prefill-0", "port": 8001, "role": "prefill", "revision": "1", "ready": true},
+  {"address": "$NODE_0_IP", "name": "prefill-1", "port": 8002, "role": "prefill", "revision": "1", "ready": true},
+  {"address": "$NODE_0_IP", "name": "decode-0", "port": 8003, "role": "decode", "revision": "1", "ready": true},
+  {"address": "$NODE_0_IP", "name": "decode-1", "port": 8004, "role": "decode", "revision": "1", "ready": true},
+  {"address": "$NODE_1_IP", "name": "decode-2", "port": 8001, "role": "decode", "revision": "1", "ready": true}
+]}
+END
+start tandem router \
+    --deployment team-disagg \
+    --endpoints-file "$scratch"/endpoints.json \
+    --backend sglang \
+    --mode disagg \
+    --policy leastLoaded \
+    --served-model-name qwen \
+    --host 0.0.0.0 \
+    --port 8000
+
+# The first process that ends, ends all.
+wait -n
