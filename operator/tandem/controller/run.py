@@ -118,13 +118,17 @@ async def _operate(settings: OperatorSettings, clock: Clock) -> None:
 
 async def _lead(controller: Controller, lease: _Leadership, stop: _Stop) -> None:
     """Works until asked to end; raises when the lease is lost or a watch has failed."""
-    watch = asyncio.create_task(controller.watch(), name="watch")
+    watch = asyncio.create_task(_watch(controller), name="watch")
     signals = asyncio.create_task(_take_signals_back(controller, stop), name="signals")
-    ends = [asyncio.create_task(work) for work in (stop.wait(), lease.lost(), controller.work())]
+    work = asyncio.create_task(controller.work(), name="work")
+    ends = [asyncio.create_task(stop.wait()), asyncio.create_task(lease.lost()), work]
     try:
         done, _ = await asyncio.wait({watch, *ends}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+        if work in done:
+            # When a watch fails, Kopf logs why, and ends the tasks of ours that are younger than itself.
+            raise WatchStuck("a watch has failed, for the reason logged above")
     finally:
         await controller.finish(FINISH_SECONDS)
         await lease.release()
@@ -133,6 +137,14 @@ async def _lead(controller: Controller, lease: _Leadership, stop: _Stop) -> None
         controller.close()
         await asyncio.wait({watch}, timeout=CLOSE_SECONDS)
         await _cancelled(watch)
+
+
+async def _watch(controller: Controller) -> None:
+    """Raises WatchStuck, whatever made a watch fail: its kind may have been removed, say."""
+    try:
+        await controller.watch()
+    except Exception as error:
+        raise WatchStuck(f"a watch has failed: {error!r}") from error
 
 
 async def _cancelled(*tasks: asyncio.Task[None]) -> None:

@@ -69,7 +69,7 @@ def test_when_the_leader_is_stopped_the_second_takes_over_at_once(
     first.handle.terminate()
     second.wait_for("leading", timeout=30)
     assert time.monotonic() - stopped < LeaseTimes().duration, "it did not wait for the lease to expire"
-    assert first.stop() == 0
+    assert first.handle.wait(timeout=20) == 0
     assert "Traceback" not in first.log.read_text()
 
 
@@ -121,6 +121,25 @@ def test_missing_crds_are_told_and_waited_for(cluster_binaries: Binaries, tmp_pa
             space.wait_applied()
             assert operator.stop() == 0
             assert operator.log.read_text().count("the cluster does not know") == 1, "said once, not at every try"
+        finally:
+            if operator.handle.poll() is None:
+                operator.kill()
+
+
+def test_crds_that_are_removed_end_the_operator_with_the_reason(cluster_binaries: Binaries, tmp_path: Path) -> None:
+    with running_control_plane(cluster_binaries) as bare:
+        install_crds(bare)
+        operator = OperatorProcess(bare.kubeconfig, tmp_path / "operator.log").start()
+        try:
+            bare.kubectl("delete", "crd", "modeldeployments.tandem.dev")
+            assert operator.handle.wait(timeout=60) == 1
+            log = operator.log.read_text()
+            assert "Watcher for modeldeployments.v1alpha1.tandem.dev@none has failed: 404" in log
+            assert "ending, to be started anew: a watch has failed" in log
+            operator.start(wait=False)
+            operator.wait_for("the cluster does not know ModelDeployment")
+            install_crds(bare)
+            operator.wait_for("leading")
         finally:
             if operator.handle.poll() is None:
                 operator.kill()
