@@ -75,7 +75,9 @@ def create_app(settings: RouterSettings, *, lifecycle: Lifecycle, world: World) 
             idle_seconds=settings.idle_seconds,
             max_answer_bytes=settings.max_answer_bytes,
         )
-        legs = Legs(settings=settings, targets=targets, upstream=upstream, metrics=metrics, clock=world.clock)
+        legs = Legs(
+            settings=settings, targets=targets, upstream=upstream, metrics=metrics, clock=world.clock, draw=world.draw
+        )
         attempts = Attempts(
             settings=settings, view=view, targets=targets, legs=legs, metrics=metrics,
             clock=world.clock, sleep=world.sleep, draw=world.draw,

@@ -15,6 +15,7 @@ from tandem.gateway.fleet import FleetView, Role
 from tandem.gateway.legs import Failed, Legs, Opened
 from tandem.gateway.metrics import Metrics
 from tandem.gateway.pairing import Pair
+from tandem.gateway.protocol import Backend
 from tandem.gateway.retry import Fault, pause
 from tandem.gateway.settings import Mode, RouterSettings
 from tandem.gateway.targets import Targets, Tried
@@ -120,14 +121,22 @@ class Attempts:
         pair = self._targets.pick_pair(progress.tried, prefix=call.prefix, hand_off=progress.alone is None)
         if pair and progress.late and pair.decode.identity in progress.tried.failed:
             # Nobody else to ask: the same worker again, whose queue may now take as long as it takes.
+            if self._never_alone(call):
+                return None
             progress.alone = progress.alone or "handoff_late"
             pair = Pair(prefill=None, decode=pair.decode)
         if pair and pair.prefill is None:
+            if self._never_alone(call):
+                return None
             if progress.alone is None and progress.last and _overload(progress.last):
                 return None
             failed_before = progress.last is not None and progress.last.at_prefill
             record.local_prefill = progress.alone or ("prefill_failed" if failed_before else "no_prefill_ready")
         return pair
+
+    def _never_alone(self, call: Call) -> bool:
+        """Whether decode cannot compute this prompt itself."""
+        return self._settings.backend is Backend.SGLANG and call.kind is Kind.PAIRED
 
     def _roles(self) -> list[Role]:
         return [Role.AGG] if self._settings.mode is Mode.AGG else [Role.DECODE, Role.PREFILL]
@@ -152,6 +161,8 @@ class Attempts:
 
     def _who_is_missing(self) -> str:
         role = Role.AGG if self._settings.mode is Mode.AGG else Role.DECODE
+        if self._settings.backend is Backend.SGLANG and role is Role.DECODE and self._targets.fleet.ready(role):
+            role = Role.PREFILL
         trouble = f"; the worker list cannot be followed: {self._view.trouble}" if self._view.trouble else ""
         return (
             f"no {role} worker of {self._settings.deployment} is ready "

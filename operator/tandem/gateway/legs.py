@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
-from tandem.gateway import protocol
-from tandem.gateway.body import written
+from tandem.gateway import protocol, sglang
+from tandem.gateway.body import RequestBody, written
 from tandem.gateway.call import Call, Record
+from tandem.gateway.drivers import driver
 from tandem.gateway.fleet import Endpoint, Role
 from tandem.gateway.headers import leg_id
 from tandem.gateway.metrics import Metrics
@@ -18,7 +20,7 @@ from tandem.gateway.protocol import Backend, BadHandoff, Handoff
 from tandem.gateway.retry import Fault, Outcome, Verdict, judge
 from tandem.gateway.settings import RouterSettings
 from tandem.gateway.targets import Targets
-from tandem.gateway.upstream import Answer, Leg, LegFailed, StreamAnswer, Upstream, parse_answer
+from tandem.gateway.upstream import Answer, Leg, LegFailed, StreamAnswer, StreamBroken, Upstream, parse_answer
 
 # Decode must have pulled the KV before the lease ends, with time to spare.
 LEASE_SHARE = 0.6
@@ -61,7 +63,7 @@ class Failed:
 
 
 class Legs:
-    """Sends the legs of an attempt; `clock` gives monotonic seconds."""
+    """Sends the legs of an attempt; `clock` gives monotonic seconds, `draw` numbers in [0, 1)."""
 
     def __init__(
         self,
@@ -71,13 +73,16 @@ class Legs:
         upstream: Upstream,
         metrics: Metrics,
         clock: Callable[[], float],
+        draw: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._targets = targets
         self._upstream = upstream
         self._metrics = metrics
         self._clock = clock
-        self._giving_back: set[asyncio.Task[None]] = set()
+        self._draw = draw
+        self._driver = driver(settings.backend)
+        self._behind: set[asyncio.Task[None]] = set()
 
     async def attempt(self, call: Call, pair: Pair, *, deadline: float, record: Record) -> Opened | Failed:
         """The answer of the pair, or of decode alone when prefill has nothing to hand off; or what failed.
@@ -103,24 +108,26 @@ class Legs:
                 self._targets.end(pair.decode)
 
     async def close(self) -> None:
-        """Waits for what is still being given back to prefill workers."""
-        await asyncio.gather(*self._giving_back)
+        """Waits for what prefill workers still have to be told or to tell."""
+        await asyncio.gather(*self._behind)
 
     async def _answer(self, call: Call, pair: Pair, *, deadline: float, record: Record) -> Answer:
         identity = leg_id(call.request_id)
         raw = call.body.raw if call.body else None
+        if self._settings.backend is Backend.SGLANG and pair.prefill and raw is not None:
+            return await self._together(call, pair, pair.prefill, raw, identity=identity, deadline=deadline)
         handoff = None
         if pair.prefill and call.body:
             handoff = await self._prefill(call, call.body.fields, pair.prefill, identity=identity, deadline=deadline)
             if handoff is None:
                 record.local_prefill = "not_offered"
-        if handoff is None or pair.prefill is None or raw is None:
+        if handoff is None or pair.prefill is None or call.body is None:
             if record.local_prefill:
                 self._metrics.local_prefill(record.local_prefill)
             limit = self._settings.first_byte_seconds if call.streams else self._settings.request_seconds
             return await self._leg(call, pair.decode, raw, identity=identity, limit=limit, deadline=deadline)
         try:
-            return await self._decode(call, pair, raw, handoff, identity=identity, deadline=deadline)
+            return await self._decode(call, pair, call.body, handoff, identity=identity, deadline=deadline)
         except BaseException:
             self._give_back(pair.prefill, handoff)
             raise
@@ -130,7 +137,7 @@ class Legs:
     ) -> Handoff | None:
         self._targets.begin(endpoint)
         try:
-            content = written(protocol.prefill_body(fields))
+            content = written(self._driver.ask(fields))
             limit = self._settings.prefill_seconds
             answer = await self._leg(call, endpoint, content, identity=identity, limit=limit, deadline=deadline)
         finally:
@@ -141,14 +148,14 @@ class Legs:
             parsed = None
         else:
             parsed = parse_answer(answer.content)
-        handoff = protocol.read_handoff(self._settings.backend, parsed, endpoint)
+        handoff = self._driver.read(parsed, endpoint)
         if isinstance(handoff, BadHandoff):
             self._metrics.bad_handoff(endpoint, handoff)
             raise _AtWorker(endpoint, LegFailed(Outcome(Fault.HANDOFF), str(handoff)))
         return handoff
 
     async def _decode(
-        self, call: Call, pair: Pair, raw: bytes, handoff: Handoff, *, identity: str, deadline: float
+        self, call: Call, pair: Pair, body: RequestBody, handoff: Handoff, *, identity: str, deadline: float
     ) -> Answer:
         limit = self._settings.request_seconds
         if call.streams:
@@ -156,10 +163,48 @@ class Legs:
             lease = handoff.lease_seconds
             limit = self._settings.decode_first_byte_seconds
             limit = limit if lease is None else min(limit, lease * LEASE_SHARE)
-        content = protocol.decode_body(raw, handoff)
+        content = self._driver.give(body, handoff)
         answer = await self._leg(call, pair.decode, content, identity=identity, limit=limit, deadline=deadline)
         self._metrics.paired(pair.decode.revision)
         return answer
+
+    async def _together(
+        self, call: Call, pair: Pair, prefill: Endpoint, raw: bytes, *, identity: str, deadline: float
+    ) -> Answer:
+        """Both legs at once, with decode's answer. When either fails before that, the other one is ended."""
+        content = sglang.with_room(raw, host=prefill.address, draw=self._draw())
+        limit = self._settings.first_byte_seconds if call.streams else self._settings.request_seconds
+        self._targets.begin(prefill)
+        legs = [
+            asyncio.create_task(self._leg(call, worker, content, identity=identity, limit=limit, deadline=deadline))
+            for worker in (prefill, pair.decode)
+        ]
+        try:
+            await asyncio.wait(legs, return_when=asyncio.FIRST_COMPLETED)
+            if not legs[1].done():
+                legs[0].result()
+            answer = await legs[1]
+        except BaseException:
+            for leg in legs:
+                leg.cancel()
+            raise
+        finally:
+            self._later(self._drained(legs[0], prefill))
+        self._metrics.paired(pair.decode.revision)
+        return answer
+
+    async def _drained(self, leg: asyncio.Task[Answer], prefill: Endpoint) -> None:
+        """Reads prefill's answer to its end: closed earlier, the worker would give the KV up."""
+        try:
+            answer = await leg
+            if isinstance(answer, StreamAnswer):
+                async for _ in answer.rest:
+                    pass
+        except (_AtWorker, StreamBroken, asyncio.CancelledError):
+            pass
+        finally:
+            self._targets.circuits.abandoned(prefill.identity)
+            self._targets.end(prefill)
 
     async def _leg(
         self, call: Call, endpoint: Endpoint, content: bytes | None, *, identity: str, limit: float, deadline: float
@@ -192,9 +237,12 @@ class Legs:
         if self._settings.backend is not Backend.TORCH:
             return
         url = f"{prefill.url}/kv/{quote(handoff.request_id, safe='')}"
-        task = asyncio.get_running_loop().create_task(self._upstream.discard("DELETE", url, seconds=GIVE_BACK_SECONDS))
-        self._giving_back.add(task)
-        task.add_done_callback(self._giving_back.discard)
+        self._later(self._upstream.discard("DELETE", url, seconds=GIVE_BACK_SECONDS))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
 
 
 class _AtWorker(Exception):

@@ -1,5 +1,7 @@
 """The bodies of the two legs of a disaggregated request, and the check of what passes between them. Pure.
 
+Those of torch and vLLM; `sglang.py` and `trtllm.py` have the others'.
+
 The protocol is that of vLLM's NIXL pull connector; the bundled torch server speaks the same. Prefill is asked for one
 token and answers with `kv_transfer_params`; decode gets the client's own body with these, unchanged, and pulls the KV
 cache itself. They are opaque but not unchecked: a vLLM 0.32 decode worker that gets them without `remote_request_id`
@@ -22,6 +24,9 @@ KV_PARAMS = "kv_transfer_params"
 EXTRA_ARGS = "vllm_xargs"
 ASK_FOR_HANDOFF = {"do_remote_decode": True, "do_remote_prefill": False}
 _DROPPED_FOR_PREFILL = ("stream_options", "min_tokens")
+
+# The doors of the other engines: what passes between their workers.
+_ROUTERS_OWN = (KV_PARAMS, "disaggregated_params", "bootstrap_host", "bootstrap_port", "bootstrap_room")
 
 Body = dict[str, Any]
 
@@ -61,10 +66,9 @@ class BadHandoff:
 
 def strip(body: Body) -> tuple[Body, tuple[str, ...]]:
     """`body` without what only the router may say to a worker, and the names of what was taken out."""
-    stripped: list[str] = []
-    if KV_PARAMS in body:
-        body = {key: value for key, value in body.items() if key != KV_PARAMS}
-        stripped.append(KV_PARAMS)
+    stripped = [key for key in _ROUTERS_OWN if key in body]
+    if stripped:
+        body = {key: value for key, value in body.items() if key not in stripped}
     extra = body.get(EXTRA_ARGS)
     if isinstance(extra, dict) and KV_PARAMS in extra:
         body = {**body, EXTRA_ARGS: {key: value for key, value in extra.items() if key != KV_PARAMS}}
@@ -74,13 +78,15 @@ def strip(body: Body) -> tuple[Body, tuple[str, ...]]:
 
 def why_not_handed_off(backend: Backend, body: Body) -> str | None:
     """Why this request's prompt must be computed on the decode worker (a metrics label), or None."""
+    if backend is Backend.SGLANG:
+        return None  # both workers see the whole request, and neither serves one alone
     if body.get("prompt_logprobs") is not None or (body.get("echo") and body.get("logprobs") is not None):
         return "prompt_logprobs"  # they come out of the forward pass that decode would skip
     if backend is Backend.TORCH:
         return None  # its parameters stand for every prompt and every choice of a request
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) > 1 and all(isinstance(item, str | list) for item in prompt):
-        return "prompt_batch"  # vLLM answers with the parameters of one prompt
+        return "prompt_batch"  # vLLM and TensorRT-LLM answer with the parameters of one prompt
     if any(_more_than_one(body.get(key)) for key in ("n", "best_of")):
         return "several_choices"  # each choice would pull blocks that the first pull has freed
     return None

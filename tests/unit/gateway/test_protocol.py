@@ -48,7 +48,7 @@ REQUIRED = {
     Backend.VLLM: {*COMMON, "remote_block_ids", "tp_size"},
     Backend.TORCH: {*COMMON, "remote_num_tokens", "remote_lease_seconds"},
 }
-backends = st.sampled_from(Backend)
+backends = st.sampled_from(sorted(REQUIRED))
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -60,7 +60,7 @@ def read(backend, params, prefill=PREFILL):
     return read_handoff(backend, {"choices": [], "kv_transfer_params": params}, prefill)
 
 
-@pytest.mark.parametrize("backend", Backend)
+@pytest.mark.parametrize("backend", REQUIRED)
 def test_what_real_workers_send_is_accepted_as_it_is(backend):
     found = read(backend, GOOD[backend])
     assert isinstance(found, Handoff)
@@ -68,7 +68,7 @@ def test_what_real_workers_send_is_accepted_as_it_is(backend):
     assert found.lease_seconds == (30 if backend is Backend.TORCH else None)
 
 
-@pytest.mark.parametrize(("backend", "key"), [(b, k) for b in Backend for k in sorted(REQUIRED[b])])
+@pytest.mark.parametrize(("backend", "key"), [(b, k) for b in REQUIRED for k in sorted(REQUIRED[b])])
 def test_every_required_key_is_required(backend, key):
     found = read(backend, {name: value for name, value in GOOD[backend].items() if name != key})
     assert found == BadHandoff(key, "is missing")
