@@ -25,6 +25,7 @@ from tandem_serve.engine.checkpoint import open_checkpoint
 from tandem_serve.engine.progress import LoadProgress
 from tandem_serve.engine.types import Update
 from tandem_serve.http.app import create_app
+from tandem_serve.http.heads import BoundedHeads
 from tandem_serve.hub import local_directory
 from tandem_serve.metrics import ServerMetrics
 from tandem_serve.problems import StartError, load_error
@@ -53,6 +54,7 @@ def http_config(app: ASGIApp) -> uvicorn.Config:
     """How uvicorn runs here: no logging and no lifespan of its own."""
     return uvicorn.Config(
         app,
+        http=BoundedHeads,
         log_config=None,
         access_log=False,
         lifespan="off",

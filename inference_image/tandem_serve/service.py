@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from tandem_serve.engine.client import EngineClient, Generation, QueueFullError
 from tandem_serve.engine.text import TextCodec
@@ -15,6 +17,9 @@ from tandem_serve.engine.types import EngineStats, SequenceRequest
 from tandem_serve.http import errors
 from tandem_serve.metrics import ServerMetrics
 from tandem_serve.settings import Settings
+
+T = TypeVar("T")
+LONG_TEXTS_AT_ONCE = 2
 
 
 class Status(StrEnum):
@@ -69,6 +74,12 @@ class Service:
         self.loading: Callable[[], Mapping[str, object]] = dict
         """What `/health` tells of how far loading is."""
         self._backend: Backend | None = None
+        self._long_texts = asyncio.Semaphore(LONG_TEXTS_AT_ONCE)
+
+    async def read_long(self, work: Callable[[], T]) -> T:
+        """Runs `work` on a long text in a thread; few at a time, because it takes many times the memory of the text."""
+        async with self._long_texts:
+            return await asyncio.to_thread(work)
 
     def attach(self, backend: Backend) -> None:
         """The model is loaded: the server is ready unless it is already going down."""

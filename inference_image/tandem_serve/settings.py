@@ -35,3 +35,5 @@ class Settings:
     lease_seconds: float = 30.0
     pull_timeout: float = 30.0
     max_body_bytes: int = MAX_BODY_BYTES
+    client_seconds: float = 60.0
+    """How long a client may take for a body, or take nothing of its answer."""

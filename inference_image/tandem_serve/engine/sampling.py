@@ -9,6 +9,9 @@ from torch import Generator, Tensor
 
 from tandem_serve.engine.types import SamplingParams, TokenLogprob
 
+# Logits divided by less leave the range of float32; the most likely token has all the probability long before.
+GREEDY_BELOW = 1e-5
+
 
 def make_generator(seed: int | None, device: torch.device) -> Generator:
     """The random source of one sequence; `seed` None takes a fresh one."""
@@ -18,10 +21,10 @@ def make_generator(seed: int | None, device: torch.device) -> Generator:
 
 
 def sample(logits: Tensor, params: list[SamplingParams], generators: list[Generator | None]) -> list[int]:
-    """One token per row of `logits` [rows, vocabulary]. Rows with temperature 0 take the most likely token."""
+    """One token per row of `logits` [rows, vocabulary]. Rows with a temperature near 0 take the most likely token."""
     greedy = logits.argmax(dim=-1).tolist()
     return [
-        token if param.temperature == 0 or generator is None else _draw(logits[row], param, generator)
+        token if param.temperature < GREEDY_BELOW or generator is None else _draw(logits[row], param, generator)
         for row, (token, param, generator) in enumerate(zip(greedy, params, generators, strict=True))
     ]
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from tandem_serve.engine.detokenizer import Decode
 
 _PROBES = ("", "Hello, world", "  two  spaces\n\ttab", "naïve 日本 🙂 <s>[INST] x</s>")
+
+
+# A template is a program: one that comes with a request could run for ever, or fill the memory. The other parameters
+# say what becomes of the text.
+RESERVED = frozenset(
+    {
+        *("self", "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
+        *("continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length"),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    }
+)
 
 
 class TemplateError(Exception):
@@ -53,8 +65,8 @@ class TextCodec:
             for special in (True, False)
         )
 
-    def encode_chat(self, messages: list[dict[str, Any]], **template: Any) -> tuple[int, ...]:
-        """Tokens of a conversation up to where the assistant's answer begins.
+    def encode_chat(self, messages: list[dict[str, Any]], template: Mapping[str, Any]) -> tuple[int, ...]:
+        """Tokens of a conversation up to where the assistant's answer begins; `template` has further variables.
 
         The template runs in transformers' immutable Jinja sandbox. Raises `TemplateError`.
         """
@@ -62,9 +74,9 @@ class TextCodec:
             raise TemplateError("this model has no chat template; use /v1/completions")
         try:
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template)
+            return self.encode(text, special=False)
         except Exception as error:
             raise TemplateError(f"the chat template refuses these messages: {error}") from error
-        return self.encode(text, special=False)
 
     def decoder(self, *, skip_special: bool = True) -> Decode:
         """A function from tokens to text, as direct as the tokenizer allows."""

@@ -16,4 +16,7 @@ def create_app(service: Service) -> ASGIApp:
     errors.install(app)
     for module in (native, completions, chat, models, kv):
         app.include_router(module.router(service))
-    return Edge(app, max_body=service.settings.max_body_bytes, on_answer=service.metrics.answered)
+    settings = service.settings
+    return Edge(
+        app, max_body=settings.max_body_bytes, patience=settings.client_seconds, on_answer=service.metrics.answered
+    )

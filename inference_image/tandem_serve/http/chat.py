@@ -38,6 +38,7 @@ async def prepare(service: Service, body: ChatRequest, request_id: str) -> Job:
     service.ready  # noqa: B018  (raises the 503 before anything else is looked at)
     prompts.check_model(service, body.model)
     body.refuse_unsupported()
+    prompts.check_stop_tokens(service, body.stop_token_ids)
     if body.top_logprobs is not None and not body.logprobs:
         raise errors.invalid("top_logprobs: set logprobs to true with it", param="top_logprobs")
     found = [await prompts.from_chat(service, body.messages, body.chat_template_kwargs)]

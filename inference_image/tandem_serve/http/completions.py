@@ -40,6 +40,7 @@ async def prepare(service: Service, body: CompletionRequest, request_id: str) ->
     service.ready  # noqa: B018  (raises the 503 before anything else is looked at)
     prompts.check_model(service, body.model)
     body.refuse_unsupported()
+    prompts.check_stop_tokens(service, body.stop_token_ids)
     found = await prompts.from_completion(service, body.prompt)
     if body.max_tokens == 0 and not body.echo:
         raise errors.invalid("max_tokens: 0 makes sense only with echo", param="max_tokens")

@@ -116,6 +116,10 @@ def install(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         status = error.status_code if isinstance(error, HTTPException) else 500
+        if isinstance(error.__cause__, UnicodeDecodeError | RecursionError | ValueError):
+            # What the parser of the body could not even name a place for.
+            reason = "it is not UTF-8, nested too deeply, or has a number with too many digits"
+            return answer(request, ApiError(400, f"The body is not valid JSON: {reason}", code="invalid_json"))
         codes = {404: "unknown_path", 405: "method_not_allowed"}
         message = {404: f"There is nothing at {request.url.path}."}.get(status, str(getattr(error, "detail", error)))
         headers = getattr(error, "headers", None)

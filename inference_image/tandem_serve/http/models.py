@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -41,9 +40,9 @@ def router(service: Service) -> APIRouter:
         if (body.prompt is None) == (body.messages is None):
             raise errors.invalid("give either prompt or messages", param="prompt")
         if body.messages is not None:
-            tokens = await prompts.chat_tokens(codec, body.messages, None)
+            tokens = await prompts.chat_tokens(service, body.messages, None)
         else:
-            tokens = await asyncio.to_thread(codec.encode, body.prompt or "", special=body.add_special_tokens)
+            tokens = await prompts.encode(service, body.prompt or "", special=body.add_special_tokens)
         answer: dict[str, Any] = {
             "count": len(tokens),
             "max_model_len": service.loaded.facts.max_model_len,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from tandem_serve.engine.text import TemplateError, TextCodec
+from tandem_serve.engine.text import RESERVED, TemplateError, TextCodec
 from tandem_serve.http.errors import ApiError, invalid, too_long
-from tandem_serve.http.schema import ChatMessage
+from tandem_serve.http.schema import MAX_CHOICES, ChatMessage
 from tandem_serve.service import Service
 
-_INLINE_CHARS = 20_000
+INLINE_CHARS = 20_000
 """Longer texts are tokenized in a thread, so that they do not hold up the event loop."""
 
 
@@ -29,31 +30,37 @@ async def from_completion(service: Service, prompt: str | list[Any]) -> list[Pro
     items: list[Any] = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else list(prompt)
     if not items:
         raise invalid("prompt: it is empty", param="prompt")
-    tokens = [await _encode(codec, item) if isinstance(item, str) else _checked(codec, item) for item in items]
+    if len(items) > MAX_CHOICES:  # before the work of reading them
+        raise invalid(f"prompt: {len(items)} prompts, and one request may have {MAX_CHOICES}", param="prompt")
+    tokens = [await _encode(service, item) if isinstance(item, str) else _checked(codec, item) for item in items]
     return [limit(service, one, param="prompt") for one in tokens]
 
 
 async def from_text(service: Service, text: str) -> Prompt:
     """One text."""
-    return limit(service, await _encode(service.ready.codec, text), param="prompt")
+    return limit(service, await _encode(service, text), param="prompt")
 
 
 async def from_chat(service: Service, messages: list[ChatMessage], template: dict[str, Any] | None) -> Prompt:
     """A conversation through the model's chat template. Raises a 400 when that does not work."""
-    return limit(service, await chat_tokens(service.ready.codec, messages, template), param="messages")
+    return limit(service, await chat_tokens(service, messages, template), param="messages")
 
 
 async def chat_tokens(
-    codec: TextCodec, messages: list[ChatMessage], template: dict[str, Any] | None
+    service: Service, messages: list[ChatMessage], template: dict[str, Any] | None
 ) -> tuple[int, ...]:
     """Tokens of a conversation, not limited."""
+    codec = service.loaded.codec
     flat = [message.flattened(f"messages[{index}]") for index, message in enumerate(messages)]
+    for name in template or {}:
+        if name in RESERVED:
+            raise invalid(f"chat_template_kwargs: {name} is not for requests", param=f"chat_template_kwargs.{name}")
+    work = partial(codec.encode_chat, flat, template or {})
+    is_long = sum(len(message["content"]) for message in flat) > INLINE_CHARS
     try:
-        return await asyncio.to_thread(codec.encode_chat, flat, **(template or {}))
+        return await (service.read_long(work) if is_long else asyncio.to_thread(work))
     except TemplateError as error:
         raise invalid(f"messages: {error}", param="messages", code="chat_template") from error
-    except TypeError as error:
-        raise invalid(f"chat_template_kwargs: {error}", param="chat_template_kwargs") from error
 
 
 def limit(service: Service, tokens: tuple[int, ...], *, param: str) -> Prompt:
@@ -67,11 +74,15 @@ def limit(service: Service, tokens: tuple[int, ...], *, param: str) -> Prompt:
     raise too_long(f"{param}: {len(tokens)} tokens, and this server takes at most {most}", param=param)
 
 
-async def _encode(codec: TextCodec, text: str) -> tuple[int, ...]:
-    if len(text) > _INLINE_CHARS:
-        tokens = await asyncio.to_thread(codec.encode, text)
-    else:
-        tokens = codec.encode(text)
+async def encode(service: Service, text: str, *, special: bool = True) -> tuple[int, ...]:
+    """Tokens of a text, not limited; may be none."""
+    work = partial(service.loaded.codec.encode, text, special=special)
+    return await service.read_long(work) if len(text) > INLINE_CHARS else work()
+
+
+async def _encode(service: Service, text: str) -> tuple[int, ...]:
+    codec = service.ready.codec
+    tokens = await encode(service, text)
     if not tokens and codec.bos_id is not None:
         return (codec.bos_id,)
     if not tokens:
@@ -86,6 +97,15 @@ def _checked(codec: TextCodec, ids: list[int]) -> tuple[int, ...]:
         if not 0 <= token < codec.vocab_size:
             raise invalid(f"prompt: {token} is not a token (0 to {codec.vocab_size - 1})", param="prompt")
     return tuple(ids)
+
+
+def check_stop_tokens(service: Service, ids: list[int] | None) -> None:
+    """Raises a 400 for an end token that the model does not have."""
+    vocab_size = service.ready.codec.vocab_size
+    for token in ids or ():
+        if not 0 <= token < vocab_size:
+            message = f"stop_token_ids: {token} is not a token (0 to {vocab_size - 1})"
+            raise invalid(message, param="stop_token_ids")
 
 
 def check_model(service: Service, name: str | None) -> None:

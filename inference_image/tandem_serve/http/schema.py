@@ -4,9 +4,10 @@ is not served are refused by name (`refuse_unsupported`), unless they carry the 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from tandem_serve.http.errors import invalid, unsupported
 
@@ -58,6 +59,21 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+def _unicode(text: str) -> str:
+    """JSON can escape half of a surrogate pair: no tokenizer takes that, and no answer could repeat it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("string_unicode", "it holds half of a surrogate pair, which is not text") from None
+    return text
+
+
+T = TypeVar("T")
+Text = Annotated[str, AfterValidator(_unicode)]
+# One wrong item is enough to refuse a list: an error for each of millions would take gigabytes.
+Items = Annotated[list[T], Field(fail_fast=True)]
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -81,14 +97,14 @@ class StreamOptions(BaseModel):
 class OpenAIRequest(_Request):
     """Fields that completions and chat share."""
 
-    model: str | None = None
+    model: Text | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: Text | Items[Text] | None = None
+    stop_token_ids: Items[int] | None = None
     min_tokens: int | None = Field(default=None, ge=0)
     ignore_eos: bool | None = None
     stream: bool | None = None
@@ -117,7 +133,7 @@ class OpenAIRequest(_Request):
 class CompletionRequest(OpenAIRequest):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: Text | Items[Text] | Items[int] | Items[Items[int]]
     max_tokens: int | None = Field(default=None, ge=0)
     logprobs: int | None = Field(default=None, ge=0, le=20)
     echo: bool | None = None
@@ -128,8 +144,8 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    role: str = Field(min_length=1)
-    content: str | list[dict[str, Any]] | None = None
+    role: Text = Field(min_length=1)
+    content: Text | Items[dict[str, Any]] | None = None
 
     def flattened(self, path: str) -> dict[str, Any]:
         """Role, text and further fields for the chat template. Raises a 400 that names what is not text."""
@@ -153,7 +169,7 @@ class ChatMessage(BaseModel):
 class ChatRequest(OpenAIRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Items[ChatMessage] = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
@@ -166,7 +182,7 @@ class GenerateRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    prompt: str = Field(min_length=1)
+    prompt: Text = Field(min_length=1)
     max_new_tokens: int | None = Field(default=None, ge=1, le=HARD_MAX_NEW_TOKENS)
     temperature: float = Field(default=0.7, ge=0.1, le=2)
     top_p: float = Field(default=0.9, ge=0, le=1)
@@ -178,9 +194,9 @@ class GenerateRequest(BaseModel):
 class TokenizeRequest(_Request):
     """`POST /tokenize`: of a text, or of messages through the chat template."""
 
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    model: Text | None = None
+    prompt: Text | None = None
+    messages: Items[ChatMessage] | None = None
     add_special_tokens: bool = True
     return_token_strs: bool = False
 
@@ -188,8 +204,8 @@ class TokenizeRequest(_Request):
 class DetokenizeRequest(_Request):
     """`POST /detokenize`."""
 
-    model: str | None = None
-    tokens: list[int]
+    model: Text | None = None
+    tokens: Items[int]
 
 
 Role = Literal["agg", "prefill", "decode"]

@@ -159,7 +159,7 @@ def test_s1_14_every_step_of_loading_is_logged_with_its_seconds(
     with caplog.at_level(logging.INFO, logger="tandem_serve"):
         load(LoadOptions(directory=llama_dir), progress)
     steps = [vars(record) for record in caplog.records if record.message == "load step"]
-    assert [line["step"] for line in steps] == ["device", "tokenizer", "weights", "eval"]
+    assert [line["step"] for line in steps] == ["device", "config", "tokenizer", "weights", "eval"]
     assert all(line["seconds"] >= 0 for line in steps)
     assert progress.loaded_bytes == progress.total_bytes > 0
 
