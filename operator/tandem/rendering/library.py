@@ -86,6 +86,11 @@ class Library:
         if wanted not in texts:
             reason = f"{label} has no entry {wanted}"
             raise refuse(path, ", ".join(sorted(texts)) or "no entries", reason, f"Add the entry {wanted}.")
+        known = [f"{name}.rule" for name in sorted(self.tables)]
+        unknown = sorted(set(texts) - set(known))
+        if unknown:
+            reason = f"{label} has entries that are rules of no backend"
+            raise refuse(path, ", ".join(unknown), reason, f"Remove them; rule files are: {', '.join(known)}.")
         parsed = parse_rules(texts[wanted], f"{label}/{wanted}")
         return replace(self, rules={**self.rules, (rule_set, backend): parsed})
 

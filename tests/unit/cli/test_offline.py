@@ -86,14 +86,16 @@ def test_rules_of_a_config_map_come_from_a_directory(tmp_path, capsys):
 def test_explain_tells_why_a_rule_did_nothing(tmp_path, capsys):
     file = tmp_path / "d.yaml"
     file.write_text(DISAGG.read_text().replace("  limits:", "  rules: {configMapRef: {name: mine}}\n  limits:"))
-    (tmp_path / "torch.rule").write_text("when isl:\n  decode max_batch_size = 3\n")
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    (rules / "torch.rule").write_text("when isl:\n  decode max_batch_size = 3\n")
 
-    assert run(["explain", "-f", str(file), "--rules", str(tmp_path), "maxBatchSize"]) == 0
+    assert run(["explain", "-f", str(file), "--rules", str(rules), "maxBatchSize"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "ConfigMap mine/torch.rule:2: decode maxBatchSize = 3: skipped",
         "    ConfigMap mine/torch.rule:1: when isl: does not hold",
     ]
-    assert run(["explain", "-f", str(file), "--rules", str(tmp_path), "maxBatchSize", "-o", "json"]) == 0
+    assert run(["explain", "-f", str(file), "--rules", str(rules), "maxBatchSize", "-o", "json"]) == 0
     (hit,) = json.loads(capsys.readouterr().out)[0]["rules"]
     assert (hit["outcome"], hit["expression"], hit["value"]) == ("skipped", "3", None)
     assert hit["failed"] == "ConfigMap mine/torch.rule:1: when isl"
@@ -105,7 +107,7 @@ def test_explain_tells_why_a_rule_did_nothing(tmp_path, capsys):
 )
 def test_a_rule_file_that_is_no_text_is_located(content, told, tmp_path, capsys):
     (tmp_path / "torch.rule").write_bytes(content)
-    assert run(["render", "-f", str(DISAGG), "--rules", str(tmp_path)]) == 1
+    assert run(["render", "-f", str(DISAGG), "--rules", str(rules)]) == 1
     assert told in capsys.readouterr().err
 
 

@@ -132,3 +132,23 @@ def test_s0_31_a_template_of_a_config_map_wins(library):
 )
 def test_templates_of_a_config_map_that_fit_nothing_are_refused(library, texts, reason):
     assert reason in refusal(lambda: with_templates(library, texts))
+
+
+def test_s0_15_entries_beside_the_rules_of_backends_are_refused(library):
+    texts = {"torch.rule": "", "vllm.rule": "x = (", "vlm.rule": "", "README": ""}
+
+    with pytest.raises(Refused) as refused:
+        library.with_rules(backend="torch", rule_set="production", texts=texts, label="ConfigMap r", path="spec.rules")
+
+    assert str(refused.value) == (
+        "spec.rules: ConfigMap r has entries that are rules of no backend (got 'README, vlm.rule'). "
+        "Remove them; rule files are: sglang.rule, torch.rule, trtllm.rule, vllm.rule."
+    )
+
+
+def test_s0_15_rules_of_other_backends_may_stand_beside_those_in_use(library):
+    texts = {"torch.rule": "max_batch_size = 5", "vllm.rule": "x = ("}
+
+    mine = library.with_rules(backend="torch", rule_set="production", texts=texts, label="r", path="spec.rules")
+
+    assert [line.name for line in mine.rule_file("production", "torch").lines] == ["max_batch_size"]
