@@ -107,7 +107,7 @@ def test_explain_tells_why_a_rule_did_nothing(tmp_path, capsys):
 )
 def test_a_rule_file_that_is_no_text_is_located(content, told, tmp_path, capsys):
     (tmp_path / "torch.rule").write_bytes(content)
-    assert run(["render", "-f", str(DISAGG), "--rules", str(rules)]) == 1
+    assert run(["render", "-f", str(DISAGG), "--rules", str(tmp_path)]) == 1
     assert told in capsys.readouterr().err
 
 
