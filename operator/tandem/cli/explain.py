@@ -13,12 +13,14 @@ import click
 import yaml
 from pydantic.alias_generators import to_camel
 
-from tandem.api.deployment import Limits, ModelDeployment
+from tandem.api.deployment import Limits, Mode, ModelDeployment
 from tandem.api.mistakes import simplified
 from tandem.api.parameters import EngineParameters
 from tandem.api.problems import refuse
 from tandem.cli.cluster import cluster_from, cluster_options
+from tandem.cli.portability import Asked, portability_text
 from tandem.cli.source import deployments_in, file_option
+from tandem.generator.counterfactual import without
 from tandem.manifests import Build, Cluster, RuleHit, build
 from tandem.rendering.mapping import Entry, MappingTable
 
@@ -42,34 +44,65 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Explained:
-    """A deployment with the values and rule hits that were asked for; `absent` says why there is none."""
+    """A deployment with the values and rule hits that were asked for; `absent` says why there is none.
+
+    `without` has, for a parameter that was asked for and that the user gave, what it would be otherwise.
+    """
 
     deployment: ModelDeployment
     rows: tuple[_Row, ...]
     hits: tuple[RuleHit, ...]
     absent: str = ""
+    without: tuple[_Row, ...] = ()
 
 
 @click.command(
     "explain",
     short_help="Show each engine parameter with the source of its value.",
-    epilog="Example: tandem explain -f deployment.yaml maxNumTokens",
+    epilog="Example: tandem explain -f deployment.yaml maxNumTokens; tandem explain --backend sglang",
 )
-@file_option("File with one or more ModelDeployments")
-@click.argument("parameter", metavar="[PARAM]", required=False)
+@file_option("File with one or more ModelDeployments", required=False)
+@click.argument("argument", metavar="[PARAM]", required=False)
+@click.option("--parameter", metavar="PARAM", help="The same as PARAM.")
+@click.option("--backend", metavar="BACKEND", help="Tell what becomes of parameters on this backend.")
+@click.option("--backend-version", metavar="V", help="Version of that backend; default: the preferred one.")
+@click.option("--mode", type=click.Choice(["agg", "disagg"]), help="Mode for --backend without a file.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
 @cluster_options
-def command(*, file: Path, parameter: str | None, output: str, **cluster: Any) -> None:
+def command(
+    *,
+    file: Path | None,
+    argument: str | None,
+    parameter: str | None,
+    backend: str | None,
+    backend_version: str | None,
+    mode: Mode | None,
+    output: str,
+    **cluster: Any,
+) -> None:
     """Shows the engine parameters and limits in effect: value, source, place, and the arguments they became.
 
     Sources: user (the role's own), parameters (spec.parameters), limits (spec.limits), rule, default (Tandem's for this
-    backend), blueprint, engine (nobody gave a value: the engine's own default holds). With PARAM: only that one, and
-    what each rule did to it.
+    backend), blueprint, engine (nobody gave a value: the engine's own default holds). With PARAM: only that one, what
+    each rule did to it, and what it would be without the user's value.
+
+    With --backend: every parameter, or those that the file gives, with what becomes of it there (mapped, approximated,
+    refused).
 
     With -o json, problems are told on stderr as {"problems": [{path, value, reason, fix}]}; the exit code is 1.
     """
-    name = None if parameter is None else _known(parameter)
     facts = cluster_from(**cluster)
+    if backend is not None:
+        deployments = [] if file is None else [found for found, _ in deployments_in(file, facts.library)]
+        asked = Asked(backend, backend_version, mode or "disagg")
+        click.echo(portability_text(facts.library, asked, deployments, output), nl=False)
+        return
+    if file is None:
+        raise click.UsageError("Missing option '-f' / '--file', or a backend with --backend.")
+    if backend_version is not None or mode is not None:
+        raise click.UsageError("--backend-version and --mode need --backend")
+    wanted = parameter or argument
+    name = None if wanted is None else _known(wanted)
     explained = []
     for deployment, source in deployments_in(file, facts.library):
         with source.locating():
@@ -105,7 +138,21 @@ def _explain(deployment: ModelDeployment, cluster: Cluster, name: str | None) ->
     rows = [*_parameter_rows(deployment, built, table), *_limit_rows(deployment, table)]
     asked = tuple(row for row in rows if name in (None, row.name))
     hits = tuple(hit for hit in built.rule_trace if name == to_camel(hit.name))
-    return _Explained(deployment, asked, hits, "" if asked or name is None else _why_absent(name, table, deployment))
+    absent = "" if asked or name is None else _why_absent(name, table, deployment)
+    given = {row.role for row in asked if row.source in ("user", "parameters")}
+    others = () if name is None or not given else _without(deployment, cluster, name, table)
+    return _Explained(deployment, asked, hits, absent, tuple(row for row in others if row.role in given))
+
+
+def _without(deployment: ModelDeployment, cluster: Cluster, name: str, table: MappingTable) -> Iterator[_Row]:
+    """What a parameter would be by role if the user had not given it."""
+    for role, value in without(deployment, _names()[name], cluster=cluster).items():
+        if value is None:
+            yield _Row(role=role, name=name, value=None, source="engine", detail=_engine(table))
+        else:
+            arguments = value.arguments
+            row = {"value": value.value, "source": value.source, "detail": value.detail, "arguments": arguments}
+            yield _Row(role=role, name=name, **row)  # type: ignore[arg-type]
 
 
 def _parameter_rows(deployment: ModelDeployment, built: Build, table: MappingTable) -> Iterator[_Row]:
@@ -123,7 +170,7 @@ def _parameter_rows(deployment: ModelDeployment, built: Build, table: MappingTab
             )
         others = set(table.entries) - {value.name for value in given}
         for name, entry in table.entries.items():
-            if name in others and _exists(entry) and entry.mode in (None, deployment.spec.mode):
+            if name in others and entry.supported and entry.mode in (None, deployment.spec.mode):
                 yield _Row(role=role, name=to_camel(name), value=_fixed(entry), source="engine", detail=_engine(table))
 
 
@@ -145,11 +192,6 @@ def _engine(table: MappingTable) -> str:
 
 def _file(table: MappingTable) -> str:
     return f"templates/{table.backend}/mapping.{table.version}.yaml"
-
-
-def _exists(entry: Entry) -> bool:
-    """Whether the backend has the parameter at all."""
-    return entry.flag is not None or entry.env is not None or entry.cases is not None
 
 
 def _fixed(entry: Entry) -> object:
@@ -185,6 +227,10 @@ def _table(explained: Sequence[_Explained]) -> str:
     lines += [f"{each.deployment.metadata.name}: {each.absent}" for each in explained if each.absent]
     for each in explained:
         lines += [line for hit in each.hits for line in _hit_lines(hit)]
+        lines += [
+            f"{row.role} {row.name} without the user's value: {_text(row.value)} ({row.source} {row.detail})"
+            for row in each.without
+        ]
     return "\n".join(lines)
 
 
@@ -213,17 +259,8 @@ def _document(explained: Sequence[_Explained]) -> list[dict[str, Any]]:
     return [
         {
             "deployment": each.deployment.metadata.name,
-            "parameters": [
-                {
-                    "role": row.role,
-                    "name": row.name,
-                    "value": _plain(row.value),
-                    "source": row.source,
-                    "detail": row.detail,
-                    "arguments": list(row.arguments),
-                }
-                for row in each.rows
-            ],
+            "parameters": [_row_document(row) for row in each.rows],
+            "without": [_row_document(row) for row in each.without],
             "rules": [
                 {
                     "role": hit.role,
@@ -240,6 +277,17 @@ def _document(explained: Sequence[_Explained]) -> list[dict[str, Any]]:
         }
         for each in explained
     ]
+
+
+def _row_document(row: _Row) -> dict[str, Any]:
+    return {
+        "role": row.role,
+        "name": row.name,
+        "value": _plain(row.value),
+        "source": row.source,
+        "detail": row.detail,
+        "arguments": list(row.arguments),
+    }
 
 
 def _plain(value: object) -> object:

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
 
-def file_option(text: str) -> Callable[[Decorated], Decorated]:
+def file_option(text: str, *, required: bool = True) -> Callable[[Decorated], Decorated]:
     """The option `-f FILE`; `-` stands for standard input."""
-    return click.option("-f", "--file", required=True, callback=_path, metavar="FILE", help=f"{text}; - for stdin.")
+    return click.option("-f", "--file", required=required, callback=_path, metavar="FILE", help=f"{text}; - for stdin.")
 
 
-def _path(_ctx: click.Context, _parameter: click.Parameter, value: str) -> Path:
+def _path(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> Path | None:
     from tandem.api.load import STANDARD_INPUT
 
-    return STANDARD_INPUT if value == "-" else Path(value)
+    return STANDARD_INPUT if value == "-" else None if value is None else Path(value)
 
 
 def deployments_in(file: Path, library: Library) -> tuple[tuple[ModelDeployment, Loaded], ...]:
