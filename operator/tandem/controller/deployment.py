@@ -81,6 +81,7 @@ class DeploymentReconciler:
         self._hints = HintReader(client, clock)
         self._ledgers = Ledgers()
         self._quiet: dict[Ref, int] = {}
+        self._specs: dict[Ref, tuple[str, int, ModelDeployment]] = {}
 
     async def reconcile(self, ref: Ref) -> Verdict:
         """One round for the deployment `ref`. Raises ApiError and Fenced."""
@@ -98,7 +99,8 @@ class DeploymentReconciler:
         if wish.rendered is not None and wish.deployment is not None:
             ledger = self._ledgers.of(entry, document)
             done = await self._act(entry, wish.deployment, wish.rendered, observed, ledger)
-            observed = self._observe(ref, entry)
+            if not done.plan.is_empty:
+                observed = self._observe(ref, entry)
         write_again = None
         if not self._keeps_quiet(ref, done.outcome):
             situation = self._situation(entry, document, wish, observed, done)
@@ -110,12 +112,21 @@ class DeploymentReconciler:
         """Reads the spec and renders it."""
         deployment: ModelDeployment | None = None
         try:
-            deployment = _parse(entry, document)
+            deployment = self._parsed(entry, document)
             rules, templates = await self._read_texts(entry.ref, deployment)
             rendered = self._renderer.render(deployment, rules=rules, templates=templates)
         except Refused as refused:
             return _Wish(deployment=deployment, problems=refused.problems)
         return _Wish(deployment=deployment, rendered=rendered)
+
+    def _parsed(self, entry: Entry, document: Mapping[str, Any]) -> ModelDeployment:
+        """The resource with its present spec, read once per spec. Raises `Refused`."""
+        known = self._specs.get(entry.ref)
+        if known is not None and known[:2] == (entry.uid, entry.generation):
+            return known[2]
+        deployment = _parse(entry, document)
+        self._specs[entry.ref] = (entry.uid, entry.generation, deployment)
+        return deployment
 
     async def _read_texts(self, ref: Ref, deployment: ModelDeployment) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """The rules and templates of the ConfigMaps that are named; raises `Refused` for one that is not there."""
@@ -140,10 +151,11 @@ class DeploymentReconciler:
     ) -> _Round:
         """Plans what is due now and does it."""
         rollout = deployment.spec.rollout
+        has_older = any(workload.name not in rendered.workers.values() for workload in observed.workers)
         takeover = plan_takeover(
             declared=_declared(deployment),
             workers=rendered.workers,
-            router=rendered.router.object,
+            router=rendered.router.object if has_older else None,
             observed=observed,
             max_surge=rollout.max_surge if rollout else 1,
             hints=self._hints.hints(entry.ref),
@@ -188,6 +200,7 @@ class DeploymentReconciler:
 
     def _forget(self, ref: Ref) -> None:
         self._quiet.pop(ref, None)
+        self._specs.pop(ref, None)
         self._renderer.forget(ref.namespace, ref.name)
         self._statuses.forget(ref)
         self._ledgers.forget(ref)

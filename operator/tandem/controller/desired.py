@@ -48,6 +48,12 @@ class Rendered:
     warnings: tuple[str, ...]
 
     @property
+    def worker_deployments(self) -> tuple[Desired, ...]:
+        """The Deployments of the roles."""
+        names = set(self.workers.values())
+        return tuple(found for found in self.objects if found.ref.kind == DEPLOYMENT.kind and found.ref.name in names)
+
+    @property
     def parameter_statuses(self) -> list[dict[str, str]]:
         """The effective parameters, as the status shows them."""
         parsed: list[dict[str, str]] = from_json(self.parameters)

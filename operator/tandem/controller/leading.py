@@ -25,7 +25,7 @@ from tandem.kube.clock import Clock
 from tandem.kube.connection import Connection
 from tandem.kube.discovery import Scope, served_kinds
 from tandem.kube.queue import WorkQueue
-from tandem.kube.resources import MODEL_BLUEPRINT, MODEL_DEPLOYMENT, MODEL_JOB, MODEL_ROUTE, OWN_KINDS
+from tandem.kube.resources import DEPLOYMENT, MODEL_BLUEPRINT, MODEL_DEPLOYMENT, MODEL_JOB, MODEL_ROUTE, OWN_KINDS, POD
 from tandem.kube.verify import Verifier
 from tandem.kube.watch import Watcher
 from tandem.manifests.cluster import Cluster
@@ -34,6 +34,8 @@ from tandem.rendering.library import load_library
 logger = logging.getLogger(__name__)
 
 OPTIONAL_GROUPS = ("leaderworkerset.x-k8s.io", "keda.sh", "monitoring.coreos.com", "gateway.networking.k8s.io")
+# Pods and Deployments tell of one step in several events, a moment apart.
+PROGRESS_SECONDS = 0.05
 OWN = frozenset(resource.kind for resource in OWN_KINDS)
 
 
@@ -123,12 +125,16 @@ class Controller:
                 for entry in self._cache.of_kind(kind):
                     self._queue.add_after(entry.ref, random.uniform(0, every / 10))  # noqa: S311 - spreads load
 
-    def _enqueue(self, entry: Entry) -> None:
+    def _enqueue(self, entry: Entry, before: Entry | None = None) -> None:
         """Asks for work on what a change of `entry` concerns."""
         if entry.ref.kind in OWN:
             self._queue.add(entry.ref)
         elif entry.deployment:
-            self._queue.add(Ref(MODEL_DEPLOYMENT.kind, entry.ref.namespace, entry.deployment))
+            key = Ref(MODEL_DEPLOYMENT.kind, entry.ref.namespace, entry.deployment)
+            if _is_progress(entry, before):
+                self._queue.add_after(key, PROGRESS_SECONDS)
+            else:
+                self._queue.add(key)
 
     def _reconcilers(
         self, renderer: Renderer, statuses: StatusWriter, texts: ConfigTexts, loading: LoadingReader
@@ -149,3 +155,11 @@ class Controller:
             MODEL_JOB.kind: job_reconciler(self._cache, statuses, self._clock),
             MODEL_ROUTE.kind: route_reconciler(self._cache, statuses, self._clock),
         }
+
+
+def _is_progress(entry: Entry, before: Entry | None) -> bool:
+    """Whether a change tells how far something is, rather than that somebody has changed what should be."""
+    if entry.ref.kind == POD.kind:
+        return True
+    same = before is not None and (before.uid, before.generation) == (entry.uid, entry.generation)
+    return same and entry.ref.kind == DEPLOYMENT.kind and not entry.deleting

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tandem.controller.apply import Outcome
-from tandem.controller.desired import Rendered
+from tandem.controller.desired import Desired, Rendered
 from tandem.controller.plan import Plan, Seen, Tolerated
 from tandem.kube.cache import Entry, Ref
 
@@ -15,12 +15,14 @@ from tandem.kube.cache import Entry, Ref
 @dataclass
 class Ledger:
     """For one ModelDeployment: the digest of each object as last written (by kind and name), differences that the API
-    server insists on, and which versions of which objects were found to be as they should be."""
+    server insists on, which versions of which objects were found to be as they should be, and the Deployments of the
+    workers, those of older revisions too while they serve."""
 
     uid: str
     applied: dict[tuple[str, str], str] = field(default_factory=dict)
     tolerated: dict[Ref, Tolerated] = field(default_factory=dict)
     confirmed: dict[Ref, Seen] = field(default_factory=dict)
+    workers: dict[Ref, Desired] = field(default_factory=dict)
 
     def note(self, rendered: Rendered, plan: Plan, outcome: Outcome, *, held: Ref | None) -> None:
         """Takes down what a round has done; `held` is the router's Deployment when it had to stay as it is."""
@@ -36,7 +38,10 @@ class Ledger:
                 self.applied[key] = desired.digest
             elif key in before:
                 self.applied[key] = before[key]
-        wanted = {desired.ref for desired in rendered.objects}
+        if not plan.leftovers:
+            self.workers.clear()
+        self.workers |= {desired.ref: desired for desired in rendered.worker_deployments}
+        wanted = {desired.ref for desired in rendered.objects} | self.workers.keys()
         self.confirmed |= dict(plan.confirmed) | dict(outcome.confirmed)
         for memory in (self.confirmed, self.tolerated):
             for ref in memory.keys() - wanted:

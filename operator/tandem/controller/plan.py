@@ -108,6 +108,7 @@ class Written(Protocol):
     applied: dict[tuple[str, str], str]
     tolerated: dict[Ref, Tolerated]
     confirmed: dict[Ref, Seen]
+    workers: dict[Ref, Desired]
 
 
 def make_plan(rendered: Rendered, observed: Observed, takeover: Takeover, ledger: Written) -> Plan:
@@ -129,9 +130,11 @@ def make_plan(rendered: Rendered, observed: Observed, takeover: Takeover, ledger
             if write is not None:
                 applies.append(write)
     wanted_refs = {wanted.ref for wanted in rendered.objects}
+    repairs = _repairs(observed, takeover, wanted_refs, ledger)
+    applies += repairs
     return Plan(
         applies=tuple(applies),
-        scales=_scales(observed, takeover, wanted_refs),
+        scales=_scales(observed, takeover, wanted_refs | {repair.ref for repair in repairs}),
         deletes=_deletes(observed, takeover, wanted_refs, at_rest=not (applies or not_ours or waiting)),
         not_ours=tuple(not_ours),
         waiting=tuple(waiting),
@@ -164,6 +167,29 @@ def _write(
         return Apply(wanted.ref, wanted.digest, body, entry.uid, found)
     confirmed[wanted.ref] = seen
     return None
+
+
+def _repairs(observed: Observed, takeover: Takeover, wanted: Collection[Ref], ledger: Written) -> list[Apply]:
+    """Deployments of older revisions that somebody has changed while they still serve.
+
+    What they were made from is remembered by this process only; after a restart they stay as they are found.
+    """
+    found = []
+    for workload in observed.workers:
+        ref = workload.entry.ref
+        known = ledger.workers.get(ref)
+        if known is None or ref in wanted:
+            continue
+        body = known.object
+        body["spec"]["replicas"] = workload.replicas
+        changed = differences(body, workload.document)
+        tolerated = ledger.tolerated.get(ref)
+        if tolerated is not None and tolerated.digest == known.digest:
+            changed = tuple(path for path in changed if path not in tolerated.paths)
+        if changed:
+            body["spec"]["replicas"] = takeover.replicas.get(workload.name, 0)
+            found.append(Apply(ref, known.digest, body, workload.entry.uid, changed))
+    return found
 
 
 def _scales(observed: Observed, takeover: Takeover, wanted: Collection[Ref]) -> tuple[Scale, ...]:

@@ -39,12 +39,14 @@ class Owner(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object. `version` is its resourceVersion as a number, `owner` its controller and `deployment` the name of the
-    ModelDeployment that it belongs to by controller or label ('' for none)."""
+    """One object. `version` is its resourceVersion as a number, `generation` that of its spec (0 for kinds without),
+    `owner` its controller and `deployment` the name of the ModelDeployment that it belongs to by controller or label
+    ('' for none)."""
 
     ref: Ref
     uid: str
     version: int
+    generation: int
     owner: Owner | None
     deployment: str
     deleting: bool
@@ -73,6 +75,7 @@ def entry_of(resource: Resource, obj: Mapping[str, Any]) -> Entry:
         ref=Ref(resource.kind, metadata.get("namespace", ""), metadata["name"]),
         uid=metadata["uid"],
         version=int(metadata["resourceVersion"]),
+        generation=metadata.get("generation", 0),
         owner=owner,
         deployment=owner.name if owner is not None and owner.kind == MODEL_DEPLOYMENT.kind else label,
         deleting="deletionTimestamp" in metadata,

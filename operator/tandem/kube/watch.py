@@ -16,8 +16,8 @@ from tandem.kube.resources import WATCHED_KINDS, Resource, selector_for
 
 logger = logging.getLogger(__name__)
 
-OnChange = Callable[[Entry], None]
-"""Told of each object that came, changed or went (the entry is then its last state)."""
+OnChange = Callable[[Entry, Entry | None], None]
+"""Told of each object that came, changed or went (the entry is then its last state), with its state before if any."""
 OnRelist = Callable[[Resource], None]
 """Told when a watch has started over: deletions in between were not announced."""
 
@@ -84,14 +84,14 @@ class Watcher:
             if event["type"] == "DELETED":
                 gone = self._cache.remove(entry.ref, uid=entry.uid, version=entry.version)
                 if gone is not None:
-                    self._on_change(gone)
+                    self._on_change(gone, None)
                 return
             before = self._cache.get(entry.ref)
             if self._cache.put(entry):
                 # An object that moved to another deployment concerns both.
                 if before is not None and before.deployment != entry.deployment:
-                    self._on_change(before)
-                self._on_change(entry)
+                    self._on_change(before, None)
+                self._on_change(entry, before)
             if event["type"] is None:
                 self._on_relist(param)
         except Exception:

@@ -149,6 +149,19 @@ def test_going_back_half_way_is_just_another_step(space: Space, node: ToldNode, 
     assert [item["metadata"]["labels"]["tandem.dev/revision"] for item in space.workers("decode")] == [first]
 
 
+def test_an_older_deployment_is_repaired_while_it_serves(space: Space, node: ToldNode) -> None:
+    space.create(**AGG)
+    first = settled(space)["revision"]
+    node.behave = lambda pod: serving(pod) if _revision(pod) in ("", first) else loading(pod)
+    space.edit(model=OTHER_MODEL)
+    old, _ = eventually(lambda: space.workers("agg"), lambda found: len(found) == 2)
+    container = old["spec"]["template"]["spec"]["containers"][0]
+    changed = {"spec": {"template": {"spec": {"containers": [{**container, "image": "other:1"}]}}}}
+    space.api.merge("Deployment", space.namespace, old["metadata"]["name"], changed)
+    eventually(lambda: space.workers("agg")[0], lambda found: found["metadata"]["generation"] >= 3)
+    assert space.workers("agg")[0]["spec"]["template"] == old["spec"]["template"]
+
+
 def _revision(pod: Object) -> str:
     return str(pod["metadata"]["labels"].get("tandem.dev/revision", ""))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tandem.controller.apply import Outcome
 from tandem.controller.ledger import Ledger
 from tandem.controller.plan import Delete, NotOurs, Plan, Tolerated, make_plan
 from tandem.controller.takeover import Takeover, plan_takeover
@@ -276,3 +277,48 @@ def test_a_leftover_goes_with_its_uid() -> None:
     metadata = {"name": "leftover", "namespace": NAMESPACE, "ownerReferences": owner}
     entry = world.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {}})
     assert plan(world, ledger).deletes == (Delete(entry.ref, entry.uid),)
+
+
+def overtaken() -> tuple[World, Ledger, dict[str, Any]]:
+    """A settled deployment whose next revision has just been created; gives the old Deployment."""
+    world = World(**AGG)
+    ledger = world.apply_all()
+    ledger.note(world.rendered, plan(world, ledger), Outcome(), held=None)
+    world.settle_all()
+    old = world.workers("agg")
+    world.wish(**AGG, model={"pvc": {"claimName": "models", "path": "other"}})
+    found = plan(world, ledger)
+    ledger.note(world.rendered, found, Outcome(written=found.applies), held=None)
+    created(world, found)
+    return world, ledger, old
+
+
+def test_an_older_deployment_that_was_changed_is_repaired_while_it_serves() -> None:
+    world, ledger, old = overtaken()
+    assert plan(world, ledger).applies == ()
+    old["spec"]["template"]["spec"]["containers"][0]["image"] = "other:1"
+    entry = world.put(old)
+    (apply,) = plan(world, ledger).applies
+    assert (apply.ref, apply.uid) == (entry.ref, entry.uid)
+    assert apply.why == ("spec.template.spec.containers[server].image",)
+    assert apply.body["spec"]["replicas"] == 2
+    assert plan(world, ledger).scales == ()
+
+
+def test_an_older_deployment_is_only_scaled_when_only_its_replicas_differ() -> None:
+    world, ledger, old = overtaken()
+    old["spec"]["replicas"] = 5
+    world.put(old)
+    found = plan(world, ledger)
+    assert found.applies == ()
+    assert [(scale.ref.name, scale.replicas) for scale in found.scales] == [(old["metadata"]["name"], 2)]
+
+
+def test_what_an_older_revision_was_made_from_is_forgotten_when_it_is_gone() -> None:
+    world, ledger, _ = overtaken()
+    assert len(ledger.workers) == 2
+    for entry in list(world.observed().owned.values()):
+        if entry.ref not in {desired.ref for desired in world.rendered.objects}:
+            world.cache.remove(entry.ref, uid=entry.uid)
+    ledger.note(world.rendered, plan(world, ledger), Outcome(), held=None)
+    assert [found.name for found in ledger.workers] == [world.rendered.workers["agg"]]
