@@ -247,7 +247,7 @@ def _mapping_fix(model: type[BaseModel] | None, value: object) -> str:
     required = (
         [field.alias or name for name, field in model.model_fields.items() if field.is_required()] if model else []
     )
-    if isinstance(value, str) and len(required) == 1:
+    if isinstance(value, str) and len(required) == 1 and re.fullmatch(r"[\w./-]{1,63}", value):
         return f"Write {{{required[0]}: {value}}}."
     known = _fields(model)
     return f"Write key: value lines; known here: {', '.join(known)}." if known else "Write key: value lines."

@@ -210,8 +210,8 @@ class _Reader:
             return None
         try:
             value: object = self._loader.construct_object(node)
-        except (ValueError, OverflowError, KeyError):
-            self._add(node, text, "this is no number that can be read", f"Correct it. A text: {_QUOTE.lower()}")
+        except (ValueError, OverflowError, LookupError):
+            self._add(node, text, "this cannot be read as what it seems to be", f"Correct it. A text: {_QUOTE.lower()}")
             return None
         if isinstance(value, float) and not math.isfinite(value):
             self._add(node, text, "infinity and NaN are no numbers here", "Write a number.")

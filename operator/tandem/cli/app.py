@@ -135,7 +135,7 @@ def tell(problems: Sequence[Problem], *, as_json: bool) -> None:
         click.echo(json.dumps({"problems": [problem.as_dict() for problem in problems]}, indent=2), err=True)
         return
     for problem in problems[:MAX_LINES]:
-        click.echo(f"error: {problem}", err=True)
+        click.echo(f"error: {' '.join(str(problem).splitlines())}", err=True)
     if len(problems) > MAX_LINES:
         click.echo(f"error: and {len(problems) - MAX_LINES} more", err=True)
 

@@ -68,6 +68,10 @@ def problems(spec: dict) -> tuple[Problem, ...]:
             "spec.imagePullSecrets[0]: a map is needed here (got 'regcred'). Write {name: regcred}.",
         ),
         (
+            {"imagePullSecrets": ["a\nb"]},
+            "spec.imagePullSecrets[0]: a map is needed here (got 'a\\nb'). Write key: value lines; known here: name.",
+        ),
+        (
             {"rules": "production"},
             "spec.rules: a map is needed here (got 'production'). "
             "Write key: value lines; known here: configMapRef, set.",
