@@ -37,6 +37,7 @@ lint: .venv/.ready ## Style, types, imports, freshness of generated files
 	$(PY) -m tandem.api.crd --check crds
 	$(PY) -m tandem.api.crd --check charts/tandem/files/crds
 	$(PY) -m tandem.api.reference --check docs/reference
+	$(PY) -m tandem.generator.pages --check docs/reference
 	$(PY) make/torch_constraints.py --check
 
 format: .venv/.ready ## Put files into shape
@@ -47,6 +48,7 @@ generated: .venv/.ready ## Write again what is generated: CRDs, reference, torch
 	$(PY) -m tandem.api.crd crds
 	$(PY) -m tandem.api.crd charts/tandem/files/crds
 	$(PY) -m tandem.api.reference docs/reference
+	$(PY) -m tandem.generator.pages docs/reference
 	$(PY) make/torch_constraints.py
 
 bench: .venv/.ready ## Benchmarks, as JSON under build/bench/

@@ -86,8 +86,8 @@ def command(
     backend), blueprint, engine (nobody gave a value: the engine's own default holds). With PARAM: only that one, what
     each rule did to it, and what it would be without the user's value.
 
-    With --backend: every parameter, or those that the file gives, with what becomes of it there (mapped, approximated,
-    refused).
+    With --backend: every parameter, or those that the file gives, with what becomes of it there (mapped, limited to
+    some values, approximated, refused).
 
     With -o json, problems are told on stderr as {"problems": [{path, value, reason, fix}]}; the exit code is 1.
     """

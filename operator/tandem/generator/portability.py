@@ -1,4 +1,4 @@
-"""What becomes of each unified parameter on a backend: mapped, approximated (with what is lost), or refused. Pure."""
+"""What becomes of each unified parameter on a backend: mapped, limited, approximated (with what is lost), refused. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tandem.rendering.library import Library
 from tandem.rendering.mapping import PARAMETER_NAMES, Entry, Unsupported
 from tandem.rendering.values import Value, as_text
 
-Status = Literal["mapped", "approximated", "refused"]
+# limited: only some values can be had.
+Status = Literal["mapped", "limited", "approximated", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def _row(name: str, entry: Entry, mode: Mode) -> Row:
     known = entry.cases if entry.cases is not None else entry.values
     partly = entry.cases is not None and len(entry.cases) == 1
     limits = f"only {', '.join(known)}: {entry.otherwise.reason}" if known is not None and partly else ""
-    status: Status = "approximated" if notes or limits else "mapped"
+    status: Status = "limited" if limits else "approximated" if notes else "mapped"
     return Row(
         name, "", status, entry.forms(), "; ".join(filter(None, (notes, limits))), entry.otherwise.fix if limits else ""
     )

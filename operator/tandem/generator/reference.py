@@ -103,7 +103,7 @@ def reference(library: Library, schema: Schema, *, backend: str | None = None, v
 def inputs_table(found: Reference) -> list[tuple[str, ...]]:
     """The keys of inputs as rows of texts, headings first."""
     rows = [
-        (row.key, row.type, "required" if row.required else _one_or_each(row.defaults), row.description)
+        (row.key, row.type, "required" if row.required else one_or_each(row.defaults), row.description)
         for row in found.inputs
     ]
     return [("KEY", "TYPE", "DEFAULT", "MEANING"), *rows]
@@ -139,11 +139,11 @@ def _cell(column: BackendColumn) -> str:
     if column.refused:
         return "refused"
     flags = " | ".join(column.flags) or "(no flag)"
-    return f"{flags} = {_one_or_each(column.defaults)}" if column.defaults else flags
+    return f"{flags} = {one_or_each(column.defaults)}" if column.defaults else flags
 
 
-def _one_or_each(values: Mapping[str, str]) -> str:
-    """One value when all have the same, else each with its name."""
+def one_or_each(values: Mapping[str, str]) -> str:
+    """One value when all are the same, else each with its name."""
     if len(set(values.values())) <= 1:
         return next((value if value else "''" for value in values.values()), "-")
     return " ".join(f"{name}={value}" for name, value in values.items())
