@@ -108,18 +108,26 @@ def _unknown(
 ) -> Problem:
     name, parent = str(location[-1]), location[:-1]
     known = _fields(_model_at(model, parent))
-    hint = hints.get(simplified(name))
+    return Problem(
+        places.path(location, key=True),
+        _shown(location, value, places),
+        "unknown field",
+        _right_name(name, known, parent, model, hints.get(simplified(name))),
+    )
+
+
+def _right_name(name: str, known: list[str], parent: Location, model: type[BaseModel], hint: str | None) -> str:
+    """What to write instead of `name`, which is not among the `known` of its place."""
+    found = near(name, known)
     if simplified(name) in map(simplified, known):
-        fix = f"Did you mean {near(name, known)}?"
-    elif hint is not None:
-        fix = f"Write {hint}." if parent and parent[-1] == "parameters" else f"Write {hint} below parameters."
-    elif (found := near(name, known)) is not None:
-        fix = f"Did you mean {found}?"
-    elif elsewhere := list(_places_of(name, model, ())):
-        fix = f"It belongs below {' or '.join(elsewhere[:3])}."
-    else:
-        fix = f"Known here: {', '.join(known)}."
-    return Problem(places.path(location, key=True), _shown(location, value, places), "unknown field", fix)
+        return f"Did you mean {found}?"
+    if hint is not None and parent and parent[-1] == "parameters":
+        return f"Write {hint}."
+    if elsewhere := list(_places_of(name, model, ())):
+        return f"It belongs below {' or '.join(elsewhere[:3])}."
+    if found is not None:
+        return f"Did you mean {found}?"
+    return f"Known here: {', '.join(known)}." if hint is None else f"Write {hint} below parameters."
 
 
 def _wrong(detail: Any, location: Location, places: Places, model: type[BaseModel]) -> Problem:

@@ -52,14 +52,19 @@ def engine_hints(library: Library) -> Mapping[str, str]:
             for name, entry in table.entries.items():
                 for flag, text in _engine_names(to_camel(name), entry):
                     hints.setdefault(_simplified_flag(flag), {})[text] = None
-    return {flag: " or ".join(texts) for flag, texts in hints.items()}
+    # A parameter that somewhere takes the value itself needs no words for single values.
+    return {
+        flag: " or ".join(text for text in texts if ":" not in text or text.split(":")[0] not in texts)
+        for flag, texts in hints.items()
+    }
 
 
 def _engine_names(name: str, entry: Entry) -> Iterator[tuple[str, str]]:
-    """(an engine's name, what to write) for everything that the parameter becomes."""
-    for engine_name in (entry.flag, entry.env):
+    """(an engine's name, what to write) for everything that the parameter becomes; of a setting also its last part."""
+    for engine_name in (entry.flag, entry.env, entry.setting):
         if engine_name is not None:
             yield engine_name, name
+            yield engine_name.rpartition(".")[2], name
     for value, arguments in (entry.cases or {}).items():
         if arguments:
             yield arguments[0], f"{name}: {value}"

@@ -19,7 +19,12 @@ MINIMAL = {
     "metadata": {"name": "q"},
     "spec": {"model": {"pvc": {"claimName": "m"}}},
 }
-HINTS = {"maxmodellen": "maxSeqLen", "enforceeager": "disableCudaGraph: true"}
+HINTS = {
+    "maxseqlen": "maxSeqLen",
+    "maxtokens": "kvCacheMaxTokens",
+    "maxmodellen": "maxSeqLen",
+    "enforceeager": "disableCudaGraph: true",
+}
 # Words of the libraries beneath.
 FOREIGN = re.compile(r"Input should|String should|valid (?:string|integer|number|boolean)|pydantic|NoneType|dict|tuple")
 
@@ -117,6 +122,15 @@ def problems(spec: dict) -> tuple[Problem, ...]:
         (
             {"parameters": {"tensor-parallel-size": 2}},
             "spec.parameters.tensor-parallel-size: unknown field (got 2). Did you mean tensorParallelSize?",
+        ),
+        (
+            {"maxSeqLen": 9},
+            "spec.maxSeqLen: unknown field (got 9). It belongs below spec.parameters or spec.roles.agg.parameters or "
+            "spec.roles.prefill.parameters.",
+        ),
+        (
+            {"limits": {"maxTokens": 9}},
+            "spec.limits.maxTokens: unknown field (got 9). Did you mean maxNewTokens?",
         ),
         ({"claimName": "m"}, "spec.claimName: unknown field (got 'm'). It belongs below spec.model.pvc."),
         (

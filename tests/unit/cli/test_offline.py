@@ -225,6 +225,8 @@ def test_what_cannot_be_built_is_located_in_the_file(command, tmp_path, capsys):
         ("max-model-len: 4096", "Write maxSeqLen."),
         ("gpu_memory_utilization: 0.9", "Write kvCacheFreeGpuMemoryFraction."),
         ("enforce-eager: true", "Write disableCudaGraph: true."),
+        ("mem-fraction-static: 0.8", "Write kvCacheFreeGpuMemoryFraction."),
+        ("free_gpu_memory_fraction: 0.8", "Write kvCacheFreeGpuMemoryFraction."),
         ("no-enable-prefix-caching: true", "Write disablePrefixCache: true."),
         ("tensor-parallel-size: 2", "Did you mean tensorParallelSize?"),
     ],
