@@ -90,6 +90,13 @@ def test_s0_37_the_budget_of_vllm_is_never_less_than_its_batch(library, role):
     assert given_by(library, "vllm", role, isl=1, max_batch_size=9000)["max_num_tokens"] >= 9000
 
 
+@pytest.mark.parametrize("rule_set", RULE_SETS)
+def test_s0_37_the_batch_of_vllm_is_never_more_than_the_budget_of_a_user(library, rule_set):
+    assert given_by(library, "vllm", "decode", rule_set=rule_set, max_num_tokens=64) == (
+        {"max_batch_size": 64} | ({"disable_prefix_cache": True} if rule_set == "benchmark" else {})
+    )
+
+
 @pytest.mark.parametrize("backend", ["sglang", "trtllm"])
 @pytest.mark.parametrize(
     "user", [{"disable_cuda_graph": True}, {"cuda_graph_max_batch_size": 8}, {"max_batch_size": 513}]
