@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def _read_json(path: Path, *, missing: str) -> dict[str, Any]:
         raise load_error(
             str(path), reason=f"cannot be read: {error.strerror}", fix="correct its permissions"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise load_error(str(path), reason=f"malformed JSON: {error}", fix="correct or download it again") from error
     if not isinstance(document, dict):
         raise load_error(str(path), reason="it must hold a JSON object", fix="correct or download it again")
@@ -106,7 +107,11 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
         weight_map = _read_json(index, missing="").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise load_error(str(index), reason="it has no weight_map", fix="export or download the model again")
-        files = tuple(directory / name for name in sorted(set(weight_map.values())))
+        names = set(map(str, weight_map.values()))
+        if strange := sorted(name for name in names if Path(name).name != name):
+            reason = "the files it names lie beside it"
+            raise load_error(str(index), value=strange[0], reason=reason, fix="export or download the model again")
+        files = tuple(directory / name for name in sorted(names))
         absent = [file.name for file in files if not file.exists()]
         if absent:
             raise load_error(
@@ -134,8 +139,13 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
 
 def _read_header(file: Path) -> dict[str, TensorEntry]:
     broken = "export or download the file again"
-    size = file.stat().st_size
-    with file.open("rb") as handle:
+    try:
+        handle = file.open("rb")
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+        raise load_error(str(file), reason=reason, fix="correct its permissions, or download it again") from error
+    with handle:
+        size = os.fstat(handle.fileno()).st_size
         prefix = handle.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(_MAX_HEADER, size - 8):
@@ -144,7 +154,7 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
             header = json.loads(handle.read(length))
             header.pop("__metadata__", None)
             entries = {name: _entry(file, 8 + length, item) for name, item in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise load_error(str(file), reason="its header is not that of a safetensors file", fix=broken) from error
     end = max((entry.offset + entry.nbytes for entry in entries.values()), default=8 + length)
     if end > size:
@@ -156,6 +166,8 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
 
 def _entry(file: Path, base: int, item: dict[str, Any]) -> TensorEntry:
     begin, end = item["data_offsets"]
+    if not 0 <= begin <= end or any(side < 0 for side in item["shape"]):
+        raise ValueError("impossible offsets or shape")
     return TensorEntry(
         file=file, dtype=item["dtype"], shape=tuple(item["shape"]), offset=base + begin, nbytes=end - begin
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -23,6 +23,7 @@ from tandem_serve.engine.runner import ModelRunner
 from tandem_serve.problems import EXIT_LOAD, Problem, StartError, load_error, usage_error
 
 log = logging.getLogger(__name__)
+_EXPORT_AGAIN = "use the config.json this checkpoint was saved with, or export it again"
 _NAMED = 5  # wrong tensors named in one message
 
 
@@ -105,9 +106,22 @@ def _configure(options: LoadOptions, checkpoint: Checkpoint) -> tuple[Any, type[
     except StartError:
         raise
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise load_error(str(path), reason=first_line, fix="give a config.json that transformers can read") from error
+        fix = "give a config.json that transformers can read"
+        raise load_error(str(path), reason=_in_words(error), fix=fix) from error
+    layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
+    if layers > len(checkpoint.tensors):  # making them would take for ever, before what is missing could be said
+        reason = f"the checkpoint has only {len(checkpoint.tensors)} tensors"
+        raise load_error(f"{path}: num_hidden_layers", value=str(layers), reason=reason, fix=_EXPORT_AGAIN)
     return config, model_class
+
+
+def _in_words(error: Exception) -> str:
+    """An error of a library in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    text = (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0]).rstrip(".")
+    return f"{type(error).__name__}: {text}" if isinstance(error, KeyError) else text
 
 
 def _model_class(config: Any, options: LoadOptions, checkpoint: Checkpoint) -> type[PreTrainedModel]:
@@ -147,10 +161,8 @@ def _tokenizer(options: LoadOptions) -> Any:
     try:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=options.trust_remote_code)
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise load_error(
-            str(directory), reason=f"no tokenizer could be loaded: {first_line}", fix="add tokenizer.json to it"
-        ) from error
+        reason = f"no tokenizer could be loaded: {_in_words(error)}"
+        raise load_error(str(directory), reason=reason, fix="add tokenizer.json to it") from error
 
 
 class _CountedSlice:
@@ -185,12 +197,25 @@ def _weights(
     with ExitStack() as stack:
         slices: dict[str, Any] = {}
         for file in checkpoint.files:
-            handle = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
+            try:
+                handle = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
+            except (SafetensorError, OSError) as error:
+                raise load_error(str(file), reason=_in_words(error), fix="export or download the file again") from error
             for name in handle.keys():  # noqa: SIM118  (not a dict)
                 slices[name] = _CountedSlice(handle.get_slice(name), checkpoint.tensors[name].nbytes, count)
-        loaded: Any = model_class.from_pretrained(
-            None, config=config, state_dict=slices, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        try:
+            loaded: Any = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=slices,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+        except Exception as error:
+            path = str(checkpoint.directory / "config.json")
+            reason = f"the model cannot be made from it: {_in_words(error)}"
+            raise load_error(path, reason=reason, fix=_EXPORT_AGAIN) from error
     model: PreTrainedModel = loaded[0]
     _refuse_mismatch(checkpoint, loaded[1])
     model.to(device)  # type: ignore[arg-type]
@@ -199,7 +224,7 @@ def _weights(
 
 def _refuse_mismatch(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
     problems = []
-    fix = "use the config.json this checkpoint was saved with, or export it again"
+    fix = _EXPORT_AGAIN
     for key, reason in (
         ("missing_keys", "the model needs tensors that the checkpoint does not have"),
         ("unexpected_keys", "the checkpoint has tensors that the model does not know"),
@@ -222,12 +247,21 @@ def _refuse_mismatch(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
 def _eos_ids(directory: Path, config: Any, tokenizer: Any) -> frozenset[int]:
     """The end tokens of generation_config.json, else of config.json, else of the tokenizer."""
     sources: list[Any] = []
-    if (directory / "generation_config.json").exists():
-        sources.append(GenerationConfig.from_pretrained(directory).eos_token_id)
+    path = directory / "generation_config.json"
+    if path.exists():
+        try:
+            sources.append(GenerationConfig.from_pretrained(directory).eos_token_id)
+        except Exception as error:
+            raise load_error(str(path), reason=_in_words(error), fix="correct or remove it") from error
     sources += [getattr(config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)]
     for source in sources:
-        if source is not None:
-            return frozenset(source) if isinstance(source, list | tuple) else frozenset({int(source)})
+        if source is None:
+            continue
+        ids = source if isinstance(source, list | tuple) else [source]
+        if not all(isinstance(one, int) for one in ids):
+            reason = "end tokens are numbers"
+            raise load_error(f"{path}: eos_token_id", value=repr(source), reason=reason, fix="correct or remove it")
+        return frozenset(ids)
     return frozenset()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -105,6 +106,66 @@ def test_tensors_of_another_shape_are_named_with_both_shapes(model_dir: Path) ->
     assert (
         "model.layers.0.mlp.up_proj.weight: the checkpoint has shape [128, 64], config.json needs [96, 64]" in message
     )
+
+
+def edit_header(directory: Path, **changes: object) -> None:
+    """Changes what the header of the weights says of its first tensor."""
+    path = directory / "model.safetensors"
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header[min(name for name in header if name != "__metadata__")] |= changes
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dtype": "F99"}, {"shape": [-1, 3]}, {"shape": "x"}, {"data_offsets": [100, 0]}], ids=str
+)
+def test_a_header_that_cannot_be_is_told_with_its_file(model_dir: Path, changes: dict) -> None:
+    edit_header(model_dir, **changes)
+    assert str(model_dir / "model.safetensors") in refusal(model_dir)
+
+
+def test_weights_that_are_a_directory(model_dir: Path) -> None:
+    (model_dir / "model.safetensors").unlink()
+    (model_dir / "model.safetensors").mkdir()
+    assert "model.safetensors: cannot be read: Is a directory" in refusal(model_dir)
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd"])
+def test_an_index_names_files_beside_it(model_dir: Path, name: str) -> None:
+    (model_dir / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    assert f"index.json = {name}: the files it names lie beside it" in refusal(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000: the checkpoint has only"),
+        ({"vocab_size": 10**12}, "the model cannot be made from it"),
+        ({"hidden_act": "no-such"}, "the model cannot be made from it: KeyError: 'no-such'"),
+        ({"rope_parameters": {"rope_type": "no-such"}}, "config.json: "),
+        ({"hidden_size": "big"}, "'hidden_size' expected int, got str"),
+    ],
+    ids=str,
+)
+def test_a_config_that_no_model_can_be_made_from(model_dir: Path, changes: dict, reason: str) -> None:
+    path = model_dir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    assert reason in refusal(model_dir)
+
+
+@pytest.mark.parametrize("content", [b"nope", b"\xff", b"[]", b'{"eos_token_id": "x"}', b'{"eos_token_id": [1, "x"]}'])
+def test_a_generation_config_that_is_none(model_dir: Path, content: bytes) -> None:
+    (model_dir / "generation_config.json").write_bytes(content)
+    assert str(model_dir / "generation_config.json") in refusal(model_dir)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000])
+def test_a_config_that_cannot_be_read(model_dir: Path, content: bytes) -> None:
+    (model_dir / "config.json").write_bytes(content)
+    assert "config.json: malformed JSON" in refusal(model_dir)
 
 
 def test_a_model_without_tokenizer(model_dir: Path) -> None:
