@@ -33,7 +33,8 @@ from tandem.rendering.library import load_library
 
 logger = logging.getLogger(__name__)
 
-OPTIONAL_GROUPS = ("leaderworkerset.x-k8s.io", "keda.sh", "monitoring.coreos.com", "gateway.networking.k8s.io")
+# Not among them: leaderworkerset.x-k8s.io. Such sets are rendered, and not yet followed through a rollout.
+OPTIONAL_GROUPS = ("keda.sh", "monitoring.coreos.com", "gateway.networking.k8s.io")
 # Pods and Deployments tell of one step in several events, a moment apart.
 PROGRESS_SECONDS = 0.05
 OWN = frozenset(resource.kind for resource in OWN_KINDS)
