@@ -58,6 +58,8 @@ class Follower:
                     await self._list()
                 await self._watch()
                 self._failures = 0
+                # A server that ends every watch at once is not asked without pause.
+                await self._clock.sleep(BACKOFF.base)
             except ApiError as error:
                 await self._recover(error, anew=bool(error.status))
             except (ValueError, KeyError, TypeError) as error:

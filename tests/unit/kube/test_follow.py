@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from tandem.kube.client import Listing
 from tandem.kube.errors import UNREACHABLE, ApiError
 from tandem.kube.follow import Follower
@@ -99,11 +101,16 @@ async def test_after_any_other_failure_there_is_a_fresh_list() -> None:
         assert told == [("a", 3), ("a", 8)]
 
 
-async def test_an_api_server_that_refuses_is_not_asked_without_pause() -> None:
-    clock, script = FakeClock(), Script(*[FORBIDDEN] * 50)
+@pytest.mark.parametrize(
+    ("steps", "fewest", "most"), [([FORBIDDEN] * 50, 5, 15), ([listing(5), *[[]] * 500], 200, 305)]
+)
+async def test_an_api_server_that_has_no_use_for_us_is_not_asked_without_pause(
+    steps: list[Any], fewest: int, most: int
+) -> None:
+    clock, script = FakeClock(), Script(*steps)
     client: Any = script
     task = asyncio.create_task(Follower(client, clock, CONFIG_MAP, "ns", known=set, on_version=lambda *_: None).run())
     await clock.advance(60)
-    assert 5 < len(script.asked) < 15
+    assert fewest < len(script.asked) < most
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
