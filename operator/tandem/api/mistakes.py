@@ -131,8 +131,8 @@ def _right_name(name: str, known: list[str], parent: Location, model: type[BaseM
 
 
 def _wrong(detail: Any, location: Location, places: Places, model: type[BaseModel]) -> Problem:
-    value, context = detail["input"], detail.get("ctx") or {}
-    reason, fix = _judged(str(detail["type"]), str(detail["msg"]), value, context, places.written(location))
+    value = detail["input"]
+    reason, fix = words_of(detail, places.written(location))
     if detail["type"] == "model_type":
         fix = _mapping_fix(_model_at(model, location), value)
     if value is None and _model_at(model, location) is None:
@@ -140,8 +140,9 @@ def _wrong(detail: Any, location: Location, places: Places, model: type[BaseMode
     return Problem(places.path(location), _shown(location, value, places), reason, fix)
 
 
-def _judged(kind: str, message: str, value: Any, context: Mapping[str, Any], written: str | None) -> tuple[str, str]:
-    """Reason and fix of a value that a field does not take."""
+def words_of(detail: Any, written: str | None = None) -> tuple[str, str]:
+    """Reason and fix of one of pydantic's errors about a value; `written` is how it stands in a file."""
+    kind, value, context = str(detail["type"]), detail["input"], detail.get("ctx") or {}
     if kind == "string_pattern_mismatch":
         return _against_pattern(str(context["pattern"]), str(value))
     if kind in _BOUNDS:
@@ -159,7 +160,7 @@ def _judged(kind: str, message: str, value: Any, context: Mapping[str, Any], wri
         return "this is no quantity", _QUANTITY_FIX
     expected = _EXPECTED.get(kind)
     if expected is None:
-        return message, "Correct it."
+        return str(detail["msg"]), "Correct it."
     return f"{expected.noun} is needed here", expected.fix(value, written)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from tandem.api.mistakes import words_of
 from tandem.api.problems import Problem, Refused, shorten
 
 T = TypeVar("T")
@@ -125,4 +126,4 @@ def _problem(found: Any, path: str) -> Problem:
         return Problem(where, "", f"Missing required input: {where}", "Add it.")
     if found["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return Problem(where, shorten(found["input"]), "there is no such field", "Remove it.")
-    return Problem(where, shorten(found["input"]), found["msg"], "Correct it.")
+    return Problem(where, shorten(found["input"]), *words_of(found))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
+from tandem.api.mistakes import words_of
 from tandem.api.parameters import EngineParameters
 from tandem.api.problems import Problem, Refused, shorten
 from tandem.rendering.rules import Condition, Line, RuleFile
@@ -91,7 +92,8 @@ class _Run:
         try:
             EngineParameters.model_validate({line.name: value}, by_name=True, by_alias=False)
         except ValidationError as error:
-            reason = f"the rule gives a value that {line.name} cannot have: {error.errors()[0]['msg']}"
+            told, _ = words_of(error.errors()[0])
+            reason = f"the rule gives a value that {line.name} cannot have: {told}"
             fix = f"Correct the rule: {line.name} = {shorten(line.expression)[1:-1]}"
             raise Refused((Problem(f"{line.location}:{line.column}", shorten(raw), reason, fix),)) from None
         return value  # type: ignore[return-value]

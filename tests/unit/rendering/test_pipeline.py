@@ -106,8 +106,8 @@ def test_rendering_again_gives_the_same_values(library):
     ("rule", "reason"),
     [
         ("max_batch_size = 0", "test/vllm.rule:1:18: the rule gives a value that max_batch_size cannot have"),
-        ("max_batch_size = 1.5", "cannot have: Input should be a valid integer (got 1.5)"),
-        ("max_batch_size = 'x'", "cannot have: Input should be a valid integer (got 'x')"),
+        ("max_batch_size = 1.5", "cannot have: a whole number is needed here (got 1.5)"),
+        ("max_batch_size = 'x'", "cannot have: a whole number is needed here (got 'x')"),
         ("cuda_graph_batch_sizes = []", "cuda_graph_batch_sizes cannot have"),
         ("max_batch_size = isl + 1", "test/vllm.rule:1:22: the rule fails: + needs numbers, but here is no value"),
         ("max_prefill_tokens = 5", "test/vllm.rule:1: vllm 0.33.0 cannot honour it: vLLM has one token budget"),

@@ -223,11 +223,11 @@ def test_a_condition_that_fails_on_its_values_is_located():
 @pytest.mark.parametrize(
     ("rule", "reason"),
     [
-        ("max_batch_size = 0", "cannot have: Input should be greater than or equal to 1 (got 0)"),
-        ("max_batch_size = isl / 3", "cannot have: Input should be a valid integer (got 1.0)"),
-        ("max_batch_size = true", "cannot have: Input should be a valid integer (got True)"),
-        ("max_batch_size = 'x'", "cannot have: Input should be a valid integer (got 'x')"),
-        ("kv_cache_dtype = 'fp9'", "cannot have: Input should be 'auto', 'float16'"),
+        ("max_batch_size = 0", "cannot have: it must be at least 1 (got 0)"),
+        ("max_batch_size = isl / 3", "cannot have: a whole number is needed here (got 1.0)"),
+        ("max_batch_size = true", "cannot have: a whole number is needed here (got True)"),
+        ("max_batch_size = 'x'", "cannot have: a whole number is needed here (got 'x')"),
+        ("kv_cache_dtype = 'fp9'", "cannot have: only auto, float16"),
         ("cuda_graph_batch_sizes = []", "cuda_graph_batch_sizes cannot have"),
     ],
 )
