@@ -113,7 +113,7 @@ def bind(settings: Settings) -> socket.socket:
     except OSError as error:
         sock.close()
         raise usage_error(
-            "--port",
+            "--host and --port",
             value=f"{settings.host}:{settings.port}",
             reason=f"cannot listen there: {error.strerror or error}",
             fix="choose a free port, or stop the process that has it",

@@ -139,6 +139,8 @@ def _read(path: Path) -> ConfigFile:
         raise usage_error(
             "--config", value=str(path), reason=f"cannot be read: {error}", fix="give a readable UTF-8 file"
         ) from error
+    except RecursionError:
+        raise usage_error(str(path), reason="malformed YAML: nested too deeply", fix="correct the file") from None
     except yaml.YAMLError as error:
         raise _malformed(path, error) from error
     if document is None:

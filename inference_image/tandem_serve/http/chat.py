@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from tandem_serve.engine.client import Generation
 from tandem_serve.engine.types import TokenLogprob, Update
-from tandem_serve.http import errors, handoff, prompts, run, shapes
+from tandem_serve.http import errors, handoff, openai, prompts, run, shapes
 from tandem_serve.http.logprobs import chat_logprobs
 from tandem_serve.http.run import Job
 from tandem_serve.http.schema import ChatRequest
-from tandem_serve.http.sse import DONE, EventStream, event
+from tandem_serve.http.sse import DONE, event
 from tandem_serve.service import Service
 
 
@@ -26,19 +27,15 @@ def router(service: Service) -> APIRouter:
     async def chat(request: Request, body: ChatRequest) -> Response:
         job = await prepare(service, body, errors.request_id_of(request))
         if body.stream:
-            return await _stream(service, request, body, job)
-        answer = await run.unless_gone(request, lambda: _answer(service, body, job))
-        return Response(status_code=499) if answer is None else JSONResponse(answer)
+            return await openai.streamed(request, service, job, partial(_events, service, body, job))
+        return await openai.answered(request, partial(_answer, service, body, job))
 
     return routes
 
 
 async def prepare(service: Service, body: ChatRequest, request_id: str) -> Job:
     """Checks a request against model and limits. Raises 400, 404, 413 or 503."""
-    service.ready  # noqa: B018  (raises the 503 before anything else is looked at)
-    prompts.check_model(service, body.model)
-    body.refuse_unsupported()
-    prompts.check_stop_tokens(service, body.stop_token_ids)
+    openai.check(service, body)
     if body.top_logprobs is not None and not body.logprobs:
         raise errors.invalid("top_logprobs: set logprobs to true with it", param="top_logprobs")
     found = [await prompts.from_chat(service, body.messages, body.chat_template_kwargs)]
@@ -46,16 +43,8 @@ async def prepare(service: Service, body: ChatRequest, request_id: str) -> Job:
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens, capped = run.new_tokens(service, found, asked, param=param)
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
-    keep_kv, remote = handoff.parse(service, body.kv_transfer_params, found, n=body.n or 1, stream=bool(body.stream))
-    return Job(
-        request_id=request_id,
-        prompts=found,
-        sampling=shapes.sampling_params(body, max_tokens=max_tokens, logprobs=alternatives),
-        n=body.n or 1,
-        keep_kv=keep_kv,
-        remote=remote,
-        capped=capped,
-    )
+    sampling = shapes.sampling_params(body, max_tokens=max_tokens, logprobs=alternatives)
+    return openai.make_job(service, body, request_id=request_id, found=found, sampling=sampling, capped=capped)
 
 
 async def _answer(service: Service, body: ChatRequest, job: Job) -> dict[str, Any]:
@@ -77,14 +66,6 @@ async def _answer(service: Service, body: ChatRequest, job: Job) -> dict[str, An
 
 def _logprobs(service: Service, body: ChatRequest, entries: list[TokenLogprob]) -> dict[str, Any] | None:
     return chat_logprobs(service.loaded.codec, entries) if body.logprobs else None
-
-
-async def _stream(service: Service, request: Request, body: ChatRequest, job: Job) -> Response:
-    generation = run.start(service, job)
-    updates = await run.unless_gone(request, lambda: run.held_until_first(service, generation))
-    if updates is None:
-        return Response(status_code=499)
-    return EventStream(_events(service, body, job, generation, updates))
 
 
 async def _events(

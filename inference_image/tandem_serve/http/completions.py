@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from tandem_serve.engine.client import Generation
 from tandem_serve.engine.types import TokenLogprob, Update
-from tandem_serve.http import errors, handoff, prompts, run, shapes
+from tandem_serve.http import errors, handoff, openai, prompts, run, shapes
 from tandem_serve.http.logprobs import completion_logprobs
 from tandem_serve.http.run import Job, Result
 from tandem_serve.http.schema import CompletionRequest
-from tandem_serve.http.sse import DONE, EventStream, event
+from tandem_serve.http.sse import DONE, event
 from tandem_serve.service import Service
 
 KIND = "text_completion"
@@ -28,19 +29,15 @@ def router(service: Service) -> APIRouter:
     async def completions(request: Request, body: CompletionRequest) -> Response:
         job = await prepare(service, body, errors.request_id_of(request))
         if body.stream:
-            return await _stream(service, request, body, job)
-        answer = await run.unless_gone(request, lambda: _answer(service, body, job))
-        return Response(status_code=499) if answer is None else JSONResponse(answer)
+            return await openai.streamed(request, service, job, partial(_events, service, body, job))
+        return await openai.answered(request, partial(_answer, service, body, job))
 
     return routes
 
 
 async def prepare(service: Service, body: CompletionRequest, request_id: str) -> Job:
     """Checks a request against model and limits. Raises 400, 404, 413 or 503."""
-    service.ready  # noqa: B018  (raises the 503 before anything else is looked at)
-    prompts.check_model(service, body.model)
-    body.refuse_unsupported()
-    prompts.check_stop_tokens(service, body.stop_token_ids)
+    openai.check(service, body)
     found = await prompts.from_completion(service, body.prompt)
     if body.max_tokens == 0 and not body.echo:
         raise errors.invalid("max_tokens: 0 makes sense only with echo", param="max_tokens")
@@ -48,19 +45,7 @@ async def prepare(service: Service, body: CompletionRequest, request_id: str) ->
     sampling = shapes.sampling_params(
         body, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=body.logprobs if body.echo else None
     )
-    keep_kv, remote = handoff.parse(service, body.kv_transfer_params, found, n=body.n or 1, stream=bool(body.stream))
-    if remote is not None and sampling.prompt_logprobs is not None:
-        remote = None  # the log probabilities of a prompt take its computation
-        service.metrics.fell_back()
-    return Job(
-        request_id=request_id,
-        prompts=found,
-        sampling=sampling,
-        n=body.n or 1,
-        keep_kv=keep_kv,
-        remote=remote,
-        capped=capped,
-    )
+    return openai.make_job(service, body, request_id=request_id, found=found, sampling=sampling, capped=capped)
 
 
 async def _answer(service: Service, body: CompletionRequest, job: Job) -> dict[str, Any]:
@@ -97,14 +82,6 @@ def _logprobs(
         entries = [*result.prompt_logprobs, *entries]
         ids = [*job.prompts[index // job.n].tokens, *ids]
     return completion_logprobs(service.loaded.codec, entries, ids=ids, offset=offset, alternatives=body.logprobs)
-
-
-async def _stream(service: Service, request: Request, body: CompletionRequest, job: Job) -> Response:
-    generation = run.start(service, job)
-    updates = await run.unless_gone(request, lambda: run.held_until_first(service, generation))
-    if updates is None:
-        return Response(status_code=499)
-    return EventStream(_events(service, body, job, generation, updates))
 
 
 async def _events(

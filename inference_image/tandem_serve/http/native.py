@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from tandem_serve.engine.types import SamplingParams
-from tandem_serve.http import errors, prompts, run
+from tandem_serve.http import errors, openai, prompts, run
 from tandem_serve.http.run import Job
 from tandem_serve.http.schema import HARD_MAX_NEW_TOKENS, GenerateRequest
 from tandem_serve.service import Service, Status
@@ -32,8 +33,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/generate")
     async def generate(request: Request, body: GenerateRequest) -> Response:
         job = await prepare(service, body, errors.request_id_of(request))
-        answer = await run.unless_gone(request, lambda: _answer(service, job))
-        return Response(status_code=499) if answer is None else JSONResponse(answer)
+        return await openai.answered(request, partial(_answer, service, job))
 
     @routes.get("/model-info")
     async def model_info() -> dict[str, Any]:
