@@ -6,11 +6,13 @@ commit it. A new case is a new directory with a `deployment.yaml`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tandem.api.deployment import ModelDeployment
 from tandem.api.load import load_deployment
 from tandem.manifests import Build, Cluster, build
+from tandem.manifests.placement import LEADER_WORKER_SET
 
 ROOT = Path(__file__).parent
 CASES = tuple(sorted(path.parent.name for path in ROOT.glob("*/deployment.yaml")))
@@ -26,5 +28,7 @@ def deployment_of(case: str, *, namespace: str | None = None) -> ModelDeployment
 
 
 def built(case: str, cluster: Cluster, *, namespace: str | None = None) -> Build:
-    """The build of a case."""
-    return build(deployment_of(case, namespace=namespace), cluster=cluster)
+    """The build of a case, for a cluster with LeaderWorkerSet."""
+    return build(
+        deployment_of(case, namespace=namespace), cluster=replace(cluster, apis=frozenset((LEADER_WORKER_SET,)))
+    )

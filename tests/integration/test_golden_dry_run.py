@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,18 @@ def cluster() -> Cluster:
 
 
 @pytest.fixture(scope="module")
-def restricted(control_plane: ControlPlane) -> Iterator[str]:
+def groups(control_plane: ControlPlane) -> Iterator[None]:
+    """The API server knows LeaderWorkerSet."""
+    crd = Path(__file__).parent / "crds" / "leaderworkerset.yaml"
+    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crd))
+    name = "crd/leaderworkersets.leaderworkerset.x-k8s.io"
+    control_plane.kubectl("wait", "--for=condition=Established", name)
+    yield
+    control_plane.kubectl("delete", name, "--wait=false", check=False)
+
+
+@pytest.fixture(scope="module")
+def restricted(control_plane: ControlPlane, groups: None) -> Iterator[str]:
     """A namespace in which the API server refuses pods that do not meet the standard."""
     name = "golden-dry-run"
     control_plane.kubectl("create", "namespace", name)
@@ -38,18 +51,24 @@ def _as_list(items: list[dict]) -> str:
 
 
 def _pods(build: Build) -> list[dict]:
-    """The pods that the Deployments of a build would make: only pods themselves are refused by Pod Security."""
+    """The pods that the workloads of a build would make: only pods themselves are refused by Pod Security."""
     return [
         {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": template["metadata"] | {"name": f"{item['metadata']['name']}-x", "namespace": _namespace(item)},
+            "metadata": template["metadata"]
+            | {"name": f"{item['metadata']['name']}-{number}", "namespace": _namespace(item)},
             "spec": template["spec"],
         }
         for item in build.objects
-        if item["kind"] == "Deployment"
-        for template in [item["spec"]["template"]]
+        for number, template in enumerate(_templates(item))
     ]
+
+
+def _templates(item: dict[str, Any]) -> list[dict[str, Any]]:
+    if item["kind"] == "LeaderWorkerSet":
+        return [item["spec"]["leaderWorkerTemplate"][part] for part in ("leaderTemplate", "workerTemplate")]
+    return [item["spec"]["template"]] if item["kind"] == "Deployment" else []
 
 
 def _ownerless_accounts(build: Build) -> list[dict]:

@@ -18,7 +18,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One worker: its name (the pod's), where it listens, what it does, and whether it takes new requests."""
+    """One worker: its name (the pod's), where it listens, what it does, and whether it takes new requests.
+
+    `bootstrap_port` is where an SGLang prefill worker is found by decode; None: where all of a deployment's are.
+    """
 
     name: str
     address: str
@@ -26,6 +29,7 @@ class Endpoint:
     role: Role
     revision: str
     ready: bool
+    bootstrap_port: int | None = None
     # A pod that comes back under its old name has another address, and owes nothing to its predecessor's failures.
     identity: str = field(init=False, repr=False, compare=False)
     url: str = field(init=False, repr=False, compare=False)

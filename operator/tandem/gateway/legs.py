@@ -172,7 +172,7 @@ class Legs:
         self, call: Call, pair: Pair, prefill: Endpoint, raw: bytes, *, identity: str, deadline: float
     ) -> Answer:
         """Both legs at once, with decode's answer. When either fails before that, the other one is ended."""
-        content = sglang.with_room(raw, host=prefill.address, draw=self._draw())
+        content = sglang.with_room(raw, host=prefill.address, port=prefill.bootstrap_port, draw=self._draw())
         limit = self._settings.first_byte_seconds if call.streams else self._settings.request_seconds
         self._targets.begin(prefill)
         legs = [

@@ -14,8 +14,8 @@ HOST, PORT, ROOM = "bootstrap_host", "bootstrap_port", "bootstrap_room"
 ROOMS = 2**63
 
 
-def with_room(raw: bytes, *, host: str, draw: float) -> bytes:
+def with_room(raw: bytes, *, host: str, port: int | None, draw: float) -> bytes:
     """`raw`, an object without these keys, byte for byte, with a room put in front; `draw` in [0, 1) chooses it."""
     rest = raw.lstrip()[1:].lstrip()
-    fields = encode({HOST: host, PORT: None, ROOM: int(draw * ROOMS)})
+    fields = encode({HOST: host, PORT: port, ROOM: int(draw * ROOMS)})
     return fields[:-1] + (b"" if rest.startswith(b"}") else b",") + rest

@@ -33,8 +33,11 @@ def router_rights(deployment: ModelDeployment) -> list[KubernetesObject]:
     return [role, binding]
 
 
-def network_policies(deployment: ModelDeployment) -> list[KubernetesObject]:
-    """The router is open on its port; workers hear the router, and their peers when they hand over KV caches."""
+def network_policies(deployment: ModelDeployment, *, peers: bool) -> list[KubernetesObject]:
+    """The router is open on its port; workers hear the router.
+
+    They hear each other when they hand over KV caches, or when one takes several pods (`peers`).
+    """
     scope = Scope.of(deployment)
     http = [{"protocol": "TCP", "port": names.HTTP_PORT}]
     workers: dict[str, Any] = {
@@ -43,7 +46,7 @@ def network_policies(deployment: ModelDeployment) -> list[KubernetesObject]:
     }
     router = {"matchLabels": names.router_selector(scope.name)}
     to_workers: list[dict[str, Any]] = [{"from": [{"podSelector": router}], "ports": http}]
-    if deployment.spec.mode == "disagg":
+    if peers or deployment.spec.mode == "disagg":
         to_workers.append({"from": [{"podSelector": workers}]})
     return [
         _policy(scope, names.COMPONENT_WORKER, names.worker_account(scope.name), workers, to_workers),

@@ -16,6 +16,7 @@ from tandem.manifests.backends import BACKENDS
 from tandem.manifests.cluster import Cluster
 from tandem.manifests.model import Build, KubernetesObject
 from tandem.manifests.overlay import server_image
+from tandem.manifests.placement import Placement, check_ports, place
 from tandem.manifests.request import rendering_request
 from tandem.manifests.revision import revision
 from tandem.manifests.sources import model_access
@@ -32,11 +33,13 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
     source = model_access(deployment)
     library = _library(deployment, cluster)
     rendering = render(rendering_request(deployment, source.facts, blueprint), library)
+    placements = _placements(deployment, rendering, cluster)
     image = deployment.spec.image or cluster.images.get(deployment.spec.backend) or rendering.table.image
     parts = workers.Workers(
         deployment=deployment,
         access=source,
         rendering=rendering,
+        placements=placements,
         image=image,
         revision=revision(model=source.identity, images=_images(deployment, image), rendering=rendering),
         request_seconds=_request_seconds(deployment, rendering.table.limits["timeout_seconds"]),
@@ -51,6 +54,15 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
         warnings=tuple(dict.fromkeys([*_version_warnings(deployment, library), *_role_warnings(rendering)])),
         revision=parts.revision,
     )
+
+
+def _placements(deployment: ModelDeployment, rendering: Rendering, cluster: Cluster) -> dict[str, Placement]:
+    """The placement of each role's workers; raises `Refused` when one does not fit, or its ports clash."""
+    spec = deployment.spec
+    backend = BACKENDS[spec.backend]
+    for name, role in zip(deployment.role_names(), rendering.roles, strict=True):
+        check_ports(role, name, backend, spec.mode)
+    return {role.role: place(role, backend, cluster, backend_name=spec.backend) for role in rendering.roles}
 
 
 def _role_warnings(rendering: Rendering) -> list[str]:
@@ -74,10 +86,10 @@ def _objects(parts: workers.Workers, cluster: Cluster) -> Iterator[KubernetesObj
     yield from (found for _, role in roles if (found := workers.config_map(parts, role)) is not None)
     yield from (workers.headless_service(parts, role) for _, role in roles)
     yield router.client_service(source)
-    yield from (workers.deployment(parts, role, name) for name, role in roles)
+    yield from (workers.workload(parts, role, name) for name, role in roles)
     yield router.router_deployment(source, cluster=cluster, request_seconds=parts.request_seconds)
     yield from _budgets(parts, [name for name, _ in roles])
-    yield from access.network_policies(source)
+    yield from access.network_policies(source, peers=any(place.nodes > 1 for place in parts.placements.values()))
 
 
 def _budgets(parts: workers.Workers, roles: list[RoleName]) -> Iterator[KubernetesObject]:

@@ -19,7 +19,7 @@ class Cluster:
     `tandem.rendering.library.load_library()` and kept by the caller. `images` has the default worker image per
     backend. `apis` are the optional APIs that the cluster serves, as `group/version/Kind`. `rules` and `templates`
     are file name → text of the ConfigMaps that the deployment names (`spec.rules.configMapRef`,
-    `spec.templates.configMapRef`).
+    `spec.templates.configMapRef`). `gpus_per_node` is how many GPUs a pod can have.
     """
 
     library: Library
@@ -27,5 +27,6 @@ class Cluster:
     images: Mapping[str, str] = field(default_factory=dict)
     apis: frozenset[str] = frozenset()
     cluster_domain: str = "cluster.local"
+    gpus_per_node: int = 8
     rules: Mapping[str, str] = field(default_factory=dict)
     templates: Mapping[str, str] = field(default_factory=dict)

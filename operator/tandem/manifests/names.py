@@ -22,6 +22,9 @@ LABEL_ROLE = f"{API_GROUP}/role"
 LABEL_REVISION = f"{API_GROUP}/revision"
 LABEL_LLM_D_ROLE = "llm-d.ai/role"
 
+# What LeaderWorkerSet says of the pod that a worker is reached by.
+LEADERS: Mapping[str, str] = {"leaderworkerset.sigs.k8s.io/worker-index": "0"}
+
 APP = "tandem"
 COMPONENT_ROUTER = "router"
 COMPONENT_WORKER = "worker"
@@ -57,6 +60,16 @@ def workers_name(deployment: str, role: str, revision: str) -> str:
     """
     suffix = f"-{role}-{revision}"
     return shortened(deployment, MAX_LABEL - len(suffix)) + suffix
+
+
+def group_name(deployment: str, role: str, revision: str) -> str:
+    """Name of a role's LeaderWorkerSet: `NAME-ROLE-REV-nodes`.
+
+    LeaderWorkerSet makes a Service of its own with this name, so it differs from the role's; and appends two numbers
+    for the names of pods, which are DNS labels too.
+    """
+    suffix = f"-{role}-{revision}-nodes"
+    return shortened(deployment, MAX_LABEL - len("-9999-9999") - len(suffix)) + suffix
 
 
 def role_name(deployment: str, role: str) -> str:

@@ -1,4 +1,4 @@
-"""The objects of one role: Deployment, headless Service, ConfigMap, PodDisruptionBudget."""
+"""The objects of one role: Deployment or LeaderWorkerSet, headless Service, ConfigMap, PodDisruptionBudget."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tandem.manifests.backends.base import BackendPods
 from tandem.manifests.metadata import Scope
 from tandem.manifests.model import KubernetesObject
 from tandem.manifests.overlay import apply_overlay
+from tandem.manifests.placement import Placement
 from tandem.manifests.security import pod_security, sealed_container_security
 from tandem.manifests.sources import ModelAccess
 from tandem.rendering.pipeline import Rendering
@@ -23,19 +24,24 @@ from tandem.rendering.values import RoleRendering
 
 CONFIG_DIR = "/etc/tandem"
 GPU_RESOURCE = "nvidia.com/gpu"
+LEADER_WORKER_SET_VERSION = "leaderworkerset.x-k8s.io/v1"
 # Extended resources that stand for an accelerator, of any vendor: nvidia.com/mig-1g.5gb, amd.com/gpu, google.com/tpu…
 _ACCELERATOR = re.compile(r"/.*(gpu|mig-|tpu|npu|gaudi|neuron|ascend|i915|xe$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """What the objects of all roles are made from. `request_seconds` bounds one request, `load_seconds` the start."""
+    """What the objects of all roles are made from.
+
+    `placements` has that of each role. `request_seconds` bounds one request, `load_seconds` the start.
+    """
 
     deployment: ModelDeployment
     access: ModelAccess
     rendering: Rendering
     image: str
     revision: str
+    placements: Mapping[str, Placement]
     request_seconds: int
     load_seconds: int
 
@@ -67,20 +73,35 @@ def headless_service(workers: Workers, role: RoleRendering) -> KubernetesObject:
         "protocol": "TCP",
     }
     selector = names.revision_selector(scope.name, role.role, workers.revision)
+    if workers.placements[role.role].nodes > 1:
+        selector |= names.LEADERS  # the other pods of a worker serve nothing
     return {**head, "spec": {"clusterIP": "None", "selector": selector, "ports": [port]}}
 
 
-def deployment(workers: Workers, role: RoleRendering, name: RoleName) -> KubernetesObject:
-    """The role's Deployment; raises `Refused` for an overlay that cannot be merged."""
+def workload(workers: Workers, role: RoleRendering, name: RoleName) -> KubernetesObject:
+    """The role's Deployment, or LeaderWorkerSet when one worker takes several nodes.
+
+    Raises `Refused` for an overlay that cannot be merged.
+    """
     source = workers.deployment
     scope = Scope.of(source)
     labels = names.role_labels(scope.name, name, workers.revision)
-    head = scope.head("apps/v1", "Deployment", names.workers_name(scope.name, name, workers.revision), labels)
-    template: dict[str, Any] = {"metadata": {"labels": dict(labels)}, "spec": _pod(workers, role, name)}
-    overlay = source.role(name).pod_template
-    if overlay is not None:
-        template = apply_overlay(template, overlay, f"spec.roles.{name}.podTemplate")
     surge = source.spec.rollout.max_surge if source.spec.rollout else 1
+    nodes = workers.placements[name].nodes
+    if nodes > 1:
+        group = names.group_name(scope.name, name, workers.revision)
+        head = scope.head(LEADER_WORKER_SET_VERSION, "LeaderWorkerSet", group, labels)
+        template = {
+            "size": nodes,
+            "restartPolicy": "RecreateGroupOnPodRestart",
+            "leaderTemplate": _template(workers, role, name, leads=True),
+            "workerTemplate": _template(workers, role, name, leads=False),
+        }
+        rolling = {"maxUnavailable": 0, "maxSurge": surge}
+        strategy = {"type": "RollingUpdate", "rollingUpdateConfiguration": rolling}
+        replicas = source.replicas(name)
+        return {**head, "spec": {"replicas": replicas, "rolloutStrategy": strategy, "leaderWorkerTemplate": template}}
+    head = scope.head("apps/v1", "Deployment", names.workers_name(scope.name, name, workers.revision), labels)
     return {
         **head,
         "spec": {
@@ -89,9 +110,17 @@ def deployment(workers: Workers, role: RoleRendering, name: RoleName) -> Kuberne
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": surge}},
             "progressDeadlineSeconds": workers.load_seconds + 600,
             "revisionHistoryLimit": 2,
-            "template": template,
+            "template": _template(workers, role, name, leads=True),
         },
     }
+
+
+def _template(workers: Workers, role: RoleRendering, name: RoleName, *, leads: bool) -> dict[str, Any]:
+    """The pod template of a worker, or of one of its pods on the other nodes."""
+    labels = names.role_labels(workers.deployment.metadata.name, name, workers.revision)
+    template: dict[str, Any] = {"metadata": {"labels": labels}, "spec": _pod(workers, role, name, leads=leads)}
+    overlay = workers.deployment.role(name).pod_template
+    return template if overlay is None else apply_overlay(template, overlay, f"spec.roles.{name}.podTemplate")
 
 
 def disruption_budget(workers: Workers, name: RoleName) -> KubernetesObject | None:
@@ -105,7 +134,7 @@ def disruption_budget(workers: Workers, name: RoleName) -> KubernetesObject | No
     return {**head, "spec": {"maxUnavailable": 1, "selector": selector}}
 
 
-def _pod(workers: Workers, role: RoleRendering, name: RoleName) -> dict[str, Any]:
+def _pod(workers: Workers, role: RoleRendering, name: RoleName, *, leads: bool) -> dict[str, Any]:
     spec = workers.deployment.spec
     backend = BACKENDS[spec.backend]
     volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}, *map(dict, workers.access.volumes)]
@@ -119,7 +148,7 @@ def _pod(workers: Workers, role: RoleRendering, name: RoleName) -> dict[str, Any
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": timing.grace_seconds(workers.request_seconds),
         "securityContext": pod_security(),
-        "containers": [_container(workers, role, name, backend)],
+        "containers": [_container(workers, role, name, backend, leads=leads)],
         "volumes": volumes,
     }
     if spec.image_pull_secrets:
@@ -127,9 +156,11 @@ def _pod(workers: Workers, role: RoleRendering, name: RoleName) -> dict[str, Any
     return pod
 
 
-def _container(workers: Workers, role: RoleRendering, name: RoleName, backend: BackendPods) -> dict[str, Any]:
+def _container(
+    workers: Workers, role: RoleRendering, name: RoleName, backend: BackendPods, *, leads: bool
+) -> dict[str, Any]:
     spec = workers.deployment.spec
-    program = len(workers.rendering.table.command)
+    placement = workers.placements[name]
     mounts: list[dict[str, Any]] = [{"name": "tmp", "mountPath": "/tmp"}, *map(dict, workers.access.mounts)]  # noqa: S108 - in the pod
     if role.files:
         mounts.append({"name": "config", "mountPath": CONFIG_DIR, "readOnly": True})
@@ -138,22 +169,33 @@ def _container(workers: Workers, role: RoleRendering, name: RoleName, backend: B
     container: dict[str, Any] = {
         "name": names.WORKER_CONTAINER,
         "image": workers.image,
-        "command": as_container_args(role.command[:program]),
-        "args": as_container_args(role.command[program:]),
+        "command": as_container_args(role.command[: len(workers.rendering.table.command)]),
+        "args": _arguments(workers, role, name, backend, leads=leads),
         "ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT, "protocol": "TCP"}],
         "env": _env(workers, role, backend),
         "volumeMounts": mounts,
         "securityContext": sealed_container_security(),
         "lifecycle": timing.drain_hook(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        **timing.worker_probes(liveness_path=backend.liveness_path, window_seconds=workers.load_seconds),
     }
-    resources = _resources(workers.deployment.role(name).resources, backend.gpus(role))
+    if leads:
+        container |= timing.worker_probes(liveness_path=backend.liveness_path, window_seconds=workers.load_seconds)
+    resources = _resources(workers.deployment.role(name).resources, placement.gpus)
     if resources:
         container["resources"] = resources
     if spec.image_pull_policy:
         container["imagePullPolicy"] = spec.image_pull_policy
     return container
+
+
+def _arguments(
+    workers: Workers, role: RoleRendering, name: RoleName, backend: BackendPods, *, leads: bool
+) -> list[str]:
+    """The arguments, with those for several nodes before the user's own."""
+    program, own = len(workers.rendering.table.command), len(workers.deployment.role(name).extra_args or ())
+    last = len(role.command) - own
+    across = backend.across_nodes(leads) if backend.across_nodes and workers.placements[name].nodes > 1 else ()
+    return [*as_container_args(role.command[program:last]), *across, *as_container_args(role.command[last:])]
 
 
 def _env(workers: Workers, role: RoleRendering, backend: BackendPods) -> list[dict[str, Any]]:

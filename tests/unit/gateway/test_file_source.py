@@ -139,3 +139,21 @@ async def test_the_file_is_looked_at_again_and_again(path):
         await source.run()
     assert pauses == [0.25] * 4
     assert len(view.fleet.endpoints) == 3
+
+
+def test_a_prefill_worker_may_have_a_bootstrap_port_of_its_own(tmp_path):
+    path = tmp_path / "endpoints.json"
+    entry = {"name": "p", "address": "127.0.0.1", "port": 1, "role": "prefill", "revision": "r", "ready": True}
+    path.write_text(json.dumps({"endpoints": [{**entry, "bootstrap_port": 8999}, {**entry, "name": "q"}]}))
+
+    assert [endpoint.bootstrap_port for endpoint in read_fleet(path).endpoints] == [8999, None]
+
+
+@pytest.mark.parametrize("value", ["8999", True, 0, 65536, None])
+def test_a_bootstrap_port_that_is_none_is_refused(tmp_path, value):
+    path = tmp_path / "endpoints.json"
+    entry = {"name": "p", "address": "127.0.0.1", "port": 1, "role": "prefill", "revision": "r", "ready": True}
+    path.write_text(json.dumps({"endpoints": [{**entry, "bootstrap_port": value}]}))
+
+    with pytest.raises(Refused, match=r"endpoints\[0\]\.bootstrap_port"):
+        read_fleet(path)

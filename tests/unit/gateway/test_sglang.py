@@ -176,7 +176,7 @@ async def test_a_single_pool_gets_plain_requests(start_router, start_worker):
 
 @pytest.mark.parametrize("raw", [b"{}", b' {"a": 1}', b'{"prompt": "\xc3\xa9", "x": 1e-3}'])
 def test_a_room_is_put_in_front_of_the_body(raw):
-    made = with_room(raw, host="10.1.2.3", draw=0.5)
+    made = with_room(raw, host="10.1.2.3", port=8999, draw=0.5)
 
-    expected = {"bootstrap_host": "10.1.2.3", "bootstrap_port": None, "bootstrap_room": 2**62, **json.loads(raw)}
+    expected = {"bootstrap_host": "10.1.2.3", "bootstrap_port": 8999, "bootstrap_room": 2**62, **json.loads(raw)}
     assert json.loads(made) == expected

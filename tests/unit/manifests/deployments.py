@@ -91,8 +91,8 @@ TORCH = st.fixed_dictionaries(
 VLLM = st.fixed_dictionaries(
     {},
     optional={
-        "tensorParallelSize": st.integers(1, 16),
-        "pipelineParallelSize": st.integers(1, 4),
+        "tensorParallelSize": st.integers(1, 4),
+        "pipelineParallelSize": st.integers(1, 2),
         "maxBatchSize": COUNTS,
         "maxNumTokens": COUNTS,
         "tokensPerBlock": st.sampled_from([16, 32, 64]),

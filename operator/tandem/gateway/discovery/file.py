@@ -1,6 +1,7 @@
 """Workers from a JSON file, as local mode writes it.
 
 `{"endpoints": [{"name", "address", "port", "role", "revision", "ready"}]}`, replaced as a whole when something changes.
+SGLang prefill workers that share a machine have a `"bootstrap_port"` each, too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _TYPES: dict[str, tuple[type, str]] = {
     "revision": (str, "a text"),
     "ready": (bool, "true or false"),
 }
+_OPTIONAL: dict[str, tuple[type, str]] = {"bootstrap_port": (int, "a whole number")}
 # What tells one version of the file from another: a replaced file has another inode.
 Stamp = tuple[int, int, int]
 
@@ -117,18 +119,20 @@ def _problems(where: str, entry: Any) -> list[Problem]:
     found = [
         Problem(f"{where}.{key}", shorten(entry[key]), "is not known", f"Known are {', '.join(_TYPES)}.")
         for key in entry
-        if key not in _TYPES
+        if key not in _TYPES and key not in _OPTIONAL
     ]
-    for key, (kind, words) in _TYPES.items():
+    for key, (kind, words) in (_TYPES | _OPTIONAL).items():
         value = entry.get(key)
+        if key not in entry and key in _OPTIONAL:
+            continue
         if key not in entry:
             found.append(Problem(f"{where}.{key}", "", "is missing", f"Give {words}."))
         elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             found.append(Problem(f"{where}.{key}", shorten(value), f"is not {words}", f"Give {words}."))
         elif key == "role" and value not in set(Role):
             found.append(Problem(f"{where}.role", shorten(value), "is not a role", f"Use one of: {', '.join(Role)}."))
-        elif isinstance(value, int) and key == "port" and not 0 < value < 65536:
-            found.append(Problem(f"{where}.port", shorten(value), "is not a port", "Use 1 to 65535."))
+        elif isinstance(value, int) and key in {"port", "bootstrap_port"} and not 0 < value < 65536:
+            found.append(Problem(f"{where}.{key}", shorten(value), "is not a port", "Use 1 to 65535."))
         elif key in {"name", "address"} and not value:
             found.append(Problem(f"{where}.{key}", "''", "is empty", f"Give {words}."))
     return found

@@ -22,6 +22,9 @@ class BackendPods:
     gpus: Callable[[RoleRendering], int]
     shared_memory: bool
     liveness_path: str
+    ports: Callable[[RoleRendering, str], Mapping[str, range]] = lambda _role, _mode: {}
+    across_nodes: Callable[[bool], tuple[str, ...]] | None = None
+    not_across: Callable[[RoleRendering], str] = lambda _role: "this backend runs on one node"
     watches_loading: bool = False
 
     def env_list(self, mode: str) -> list[dict[str, Any]]:
@@ -33,3 +36,9 @@ def size(role: RoleRendering, name: str) -> int:
     """The value of a parameter that counts GPUs; 1 when nobody says."""
     found = next((item.value for item in role.parameters if item.name == name), 1)
     return found if isinstance(found, int) else 1
+
+
+def port(role: RoleRendering, name: str, default: int) -> int:
+    """The port that a parameter gives."""
+    found = next((item.value for item in role.parameters if item.name == name), default)
+    return found if isinstance(found, int) else default

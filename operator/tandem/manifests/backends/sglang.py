@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tandem.manifests.backends.base import BackendPods, size
+from tandem.manifests.backends.base import BackendPods, port, size
 from tandem.rendering.values import RoleRendering
+
+BOOTSTRAP_PORT = 8998
+RENDEZVOUS_PORT = 20102
 
 
 def _env(_mode: str) -> Mapping[str, str]:
@@ -21,4 +24,24 @@ def _gpus(role: RoleRendering) -> int:
     return shared if values.get("enable_attention_dp") is True else shared * size(role, "data_parallel_size")
 
 
-PODS = BackendPods(env=_env, gpus=_gpus, shared_memory=True, liveness_path="/ping")
+def _ports(role: RoleRendering, mode: str) -> Mapping[str, range]:
+    if mode != "disagg" or role.role != "prefill":
+        return {}
+    first = port(role, "disaggregation_bootstrap_port", BOOTSTRAP_PORT)
+    return {"the bootstrap server": range(first, first + 1)}
+
+
+def _across_nodes(_leader: bool) -> tuple[str, ...]:
+    size, rank, leader = "$(LWS_GROUP_SIZE)", "$(LWS_WORKER_INDEX)", "$(LWS_LEADER_ADDRESS)"
+    return ("--nnodes", size, "--node-rank", rank, "--dist-init-addr", f"{leader}:{RENDEZVOUS_PORT}")
+
+
+PODS = BackendPods(
+    env=_env,
+    gpus=_gpus,
+    shared_memory=True,
+    liveness_path="/ping",
+    ports=_ports,
+    across_nodes=_across_nodes,
+    not_across=lambda _role: "",
+)

@@ -17,4 +17,10 @@ def _gpus(role: RoleRendering) -> int:
     return size(role, "tensor_parallel_size") * size(role, "pipeline_parallel_size")
 
 
-PODS = BackendPods(env=_env, gpus=_gpus, shared_memory=True, liveness_path="/health")
+PODS = BackendPods(
+    env=_env,
+    gpus=_gpus,
+    shared_memory=True,
+    liveness_path="/health",
+    not_across=lambda _role: "TensorRT-LLM across nodes needs an MPI launcher, which Tandem does not run",
+)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from tandem.manifests.backends.base import BackendPods, size
+from tandem.manifests.backends.base import BackendPods, port, size
 from tandem.rendering.values import RoleRendering
 
 SIDE_CHANNEL_PORT = "5600"
+RENDEZVOUS_PORT = "29501"
 
 
 def _env(mode: str) -> Mapping[str, str]:
@@ -25,4 +26,29 @@ def _gpus(role: RoleRendering) -> int:
     return math.prod(size(role, name) for name in names)
 
 
-PODS = BackendPods(env=_env, gpus=_gpus, shared_memory=True, liveness_path="/health")
+def _ports(role: RoleRendering, mode: str) -> Mapping[str, range]:
+    if mode != "disagg":
+        return {}
+    first = port(role, "disaggregation_bootstrap_port", int(SIDE_CHANNEL_PORT))
+    return {"the side channel": range(first, first + size(role, "data_parallel_size"))}  # one for each copy
+
+
+def _across_nodes(leader: bool) -> tuple[str, ...]:
+    ranks = ("--nnodes", "$(LWS_GROUP_SIZE)", "--node-rank", "$(LWS_WORKER_INDEX)")
+    address = ("--master-addr", "$(LWS_LEADER_ADDRESS)", "--master-port", RENDEZVOUS_PORT)
+    return (*ranks, *address) if leader else (*ranks, *address, "--headless")
+
+
+def _not_across(role: RoleRendering) -> str:
+    return "vLLM's data parallel copies stay on one node here" if size(role, "data_parallel_size") > 1 else ""
+
+
+PODS = BackendPods(
+    env=_env,
+    gpus=_gpus,
+    shared_memory=True,
+    liveness_path="/health",
+    ports=_ports,
+    across_nodes=_across_nodes,
+    not_across=_not_across,
+)
