@@ -89,6 +89,8 @@ def command(
     With --backend: every parameter, or those that the file gives, with what becomes of it there (mapped, limited to
     some values, approximated, refused).
 
+    Long values are cut in the table; -o json and -o yaml have all of them.
+
     With -o json, problems are told on stderr as {"problems": [{path, value, reason, fix}]}; the exit code is 1.
     """
     facts = cluster_from(**cluster)
@@ -218,7 +220,7 @@ def _table(explained: Sequence[_Explained]) -> str:
             _text(row.value),
             row.source,
             row.detail,
-            " ".join(row.arguments) or "-",
+            _cut(" ".join(row.arguments)) or "-",
         )
         for each in explained
         for row in each.rows
@@ -249,9 +251,15 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
+def _cut(text: str, limit: int = 100) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
 def _text(value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, tuple) and len(value) > 8:
+        return f"[{value[0]}, {value[1]}, … {value[-1]}] ({len(value)} values)"
     return json.dumps(value) if isinstance(value, bool | tuple) else str(value)
 
 

@@ -68,6 +68,10 @@ def _engine_names(name: str, entry: Entry) -> Iterator[tuple[str, str]]:
     for value, arguments in (entry.cases or {}).items():
         if arguments:
             yield arguments[0], f"{name}: {value}"
+    settings = [(setting, value) for value, made in entry.case_settings.items() for setting in made]
+    for setting, value in settings:
+        by_all = sum(other == setting for other, _ in settings) > 1
+        yield setting.rpartition(".")[2], name if by_all else f"{name}: {value}"
 
 
 def _simplified_flag(flag: str) -> str:

@@ -149,6 +149,17 @@ def test_explain_shows_what_the_engine_decides_after_what_was_given(capsys):
     assert ("decode", "moeBackend") not in rows
 
 
+def test_explain_cuts_long_values_in_the_table_only(tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    sizes = list(range(1, 101))
+    file.write_text(ONE + f"  backend: vllm\n  parameters: {{cudaGraphBatchSizes: {sizes}}}\n")
+    assert run(["explain", "-f", str(file), "cudaGraphBatchSizes"]) == 0
+    assert " [1, 2, … 100] (100 values) " in capsys.readouterr().out
+    (row,) = explained(file, capsys, "cudaGraphBatchSizes").values()
+    assert row["value"] == sizes
+    assert len(row["arguments"]) == 101
+
+
 def test_explain_shows_limits_given_and_default(tmp_path, capsys):
     file = tmp_path / "d.yaml"
     file.write_text(ONE + "  limits: {maxQueue: 7}\n")
@@ -226,6 +237,7 @@ def test_what_cannot_be_built_is_located_in_the_file(command, tmp_path, capsys):
         ("gpu_memory_utilization: 0.9", "Write kvCacheFreeGpuMemoryFraction."),
         ("enforce-eager: true", "Write disableCudaGraph: true."),
         ("mem-fraction-static: 0.8", "Write kvCacheFreeGpuMemoryFraction."),
+        ("enable_block_reuse: true", "Write disablePrefixCache."),
         ("free_gpu_memory_fraction: 0.8", "Write kvCacheFreeGpuMemoryFraction."),
         ("no-enable-prefix-caching: true", "Write disablePrefixCache: true."),
         ("tensor-parallel-size: 2", "Did you mean tensorParallelSize?"),
