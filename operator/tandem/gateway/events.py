@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 _ENDS = (b"\n\n", b"\r\n\r\n")
 _LONGEST_ERROR = 65536
+LONGEST_EVENT = 4 * 2**20
 # For workers whose `code` is a word.
 _STATUS_OF_TYPE = {
     "invalid_request_error": 400,
@@ -17,6 +18,10 @@ _STATUS_OF_TYPE = {
 }
 
 
+class EventTooLong(Exception):
+    """An event without an end: it must not fill the memory."""
+
+
 class EventSplitter:
     """Passes on whole events and holds back the beginning of one: so a cut stream can still end in a clean event."""
 
@@ -24,13 +29,18 @@ class EventSplitter:
         self.pending = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """The events completed by `chunk`, as they came; what is left over waits for the next chunk."""
+        """The events completed by `chunk`, as they came; what is left over waits for the next chunk.
+
+        Raises EventTooLong when that is more than `LONGEST_EVENT` bytes.
+        """
         data = self.pending + chunk if self.pending else chunk
         if data.endswith(_ENDS):
             self.pending = b""
             return data
         end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _ENDS)
         self.pending = data[end:]
+        if len(self.pending) > LONGEST_EVENT:
+            raise EventTooLong(f"an event is larger than {LONGEST_EVENT} bytes")
         return data[:end]
 
 
@@ -55,7 +65,7 @@ def error_of(first: bytes) -> ErrorEvent | None:
     content = line[len(b"data:") :].strip()
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     error = value.get("error") if isinstance(value, dict) else None
     if not isinstance(error, dict):

@@ -19,7 +19,7 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from tandem.gateway.events import EventSplitter, error_of, is_comment_only
+from tandem.gateway.events import LONGEST_EVENT, EventSplitter, EventTooLong, error_of, is_comment_only
 from tandem.gateway.fleet import Endpoint
 from tandem.gateway.retry import Fault, Outcome
 
@@ -124,13 +124,16 @@ class Upstream:
                     headers=leg.headers,
                     allow_redirects=False,
                 )
+                if not 200 <= response.status < 600:
+                    # Nobody can be answered so: 101 asks for another protocol, 999 is no status.
+                    raise aiohttp.ClientPayloadError(f"the worker answered with status {response.status}")
                 if response.status >= 400 or response.content_type != "text/event-stream":
                     answer = WholeAnswer(response.status, response.headers, await self._read_whole(response))
                 else:
                     answer = await self._open_stream(response)
         except TimeoutError as error:
             raise _timed_out(error) from None
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, EventTooLong) as error:
             raise LegFailed(_outcome_of(error), _words(error)) from None
         finally:
             if response is not None and answer is None:
@@ -158,12 +161,15 @@ class Upstream:
 
     async def _open_stream(self, response: aiohttp.ClientResponse) -> Answer:
         splitter = EventSplitter()
-        first = b""
-        while is_comment_only(first):
+        first = events = b""
+        while is_comment_only(events):
             chunk = await response.content.readany()
             if not chunk:
                 raise aiohttp.ClientPayloadError("the stream ended before its first event")
-            first += splitter.feed(chunk)
+            events = splitter.feed(chunk)
+            first += events
+            if len(first) > LONGEST_EVENT:
+                raise EventTooLong(f"what comes before and with the first event is larger than {LONGEST_EVENT} bytes")
         if (error := error_of(first)) is not None:
             response.close()
             headers = CIMultiDict(response.headers)
@@ -187,7 +193,11 @@ class Upstream:
                 if splitter.pending:
                     raise StreamBroken("the worker's stream ended inside an event")
                 return
-            if events := splitter.feed(chunk):
+            try:
+                events = splitter.feed(chunk)
+            except EventTooLong as error:
+                raise StreamBroken(f"in the worker's stream {error}") from None
+            if events:
                 yield events
 
 

@@ -41,6 +41,7 @@ def test_nothing_is_lost_or_altered_and_what_is_passed_on_ends_with_an_event(who
         (b'data: {"choices": [{"text": "{\\"error\\": 1}"}]}\n\n', None),
         (b'data: {"error": \n\n', None),
         (b"data: [DONE]\n\n", None),
+        (b'data: {"error":' + b"[" * 60_000 + b"\n\n", None),
     ],
 )
 def test_an_error_at_the_beginning_is_recognised(first, status):

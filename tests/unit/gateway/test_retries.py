@@ -71,6 +71,15 @@ async def test_attempts_are_bounded_and_the_last_error_is_returned_with_its_retr
     assert [len(worker.seen) for worker in trio.workers] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("status", [101, 600, 999])
+async def test_a_status_that_nobody_can_be_answered_with_is_tried_elsewhere(trio, status):
+    for worker in trio.workers:
+        worker.script(answer(status, {}))
+    response, _ = await trio.complete("hi")
+    assert response.status == 502 if response.headers["x-tandem-attempts"] == "3" else response.status == 200
+    assert (await trio.complete("hi"))[0].status == 200
+
+
 async def test_an_error_page_that_is_not_json_is_put_into_the_openai_form(trio):
     async def page(worker, seen):
         return workers.web.Response(status=500, text="Internal Server Error")

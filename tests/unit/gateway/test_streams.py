@@ -8,6 +8,7 @@ import json
 import openai
 import pytest
 
+from tandem.gateway.events import LONGEST_EVENT
 from tandem.gateway.fleet import Role
 from tests.unit.gateway.workers import DONE, event, stream, stream_then_cut, stream_then_hang
 
@@ -96,6 +97,34 @@ async def test_a_failure_after_the_first_event_ends_in_an_error_event(router, br
     assert error["request_id"] == response.headers["x-request-id"]
     assert (await router.audited())[0]["outcome"] == "stream_broken"
     assert len(router.workers[0].seen) == 1
+
+
+def endless(head, chunk):
+    """A stream whose last event never ends."""
+
+    async def handler(worker, seen):
+        async with stream(seen) as response:
+            await response.write(head)
+            while True:
+                await response.write(chunk)
+
+    return handler
+
+
+async def test_an_event_without_end_before_the_first_is_tried_again(router):
+    router.workers[0].script(endless(b"data: ", b"x" * 65536))
+    response, raw = await router.complete("x", stream=True)
+    assert (response.status, response.headers["x-tandem-attempts"]) == (200, "2")
+    assert raw.endswith(DONE)
+
+
+async def test_an_event_without_end_breaks_its_stream(router):
+    router.workers[0].handler = endless(event("one"), b"x" * 65536)
+    _, raw = await router.complete("x", stream=True)
+    first, last = raw.split(b"\n\n")[:2]
+    assert first + b"\n\n" == event("one")
+    error = json.loads(last.removeprefix(b"data: "))["error"]
+    assert (error["code"], f"larger than {LONGEST_EVENT} bytes" in error["message"]) == ("stream_broken", True)
 
 
 async def test_a_stream_that_ends_politely_but_unfinished_is_not_taken_for_whole(router):
