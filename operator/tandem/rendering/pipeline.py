@@ -195,7 +195,7 @@ def _role(
     return RoleRendering(
         role=role.name,
         command=(*table.command, *rendered, *role.extra_arguments),
-        files={name: template.render(names)[0] for name, template in files.items()},
+        files={name: template.text(names) for name, template in files.items()},
         environment={name: value for target in values.targets for name, value in target.environment},
         settings=settings,
         parameters=values.parameters,
