@@ -10,10 +10,9 @@ from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import aiohttp
-from pydantic_core import from_json
 
 from tandem.kube.connection import Connection
-from tandem.kube.depth import shallow
+from tandem.kube.depth import parse
 from tandem.kube.errors import UNREACHABLE, ApiError, FieldError
 from tandem.kube.resources import BY_KIND, Resource
 
@@ -132,7 +131,7 @@ class Client:
                 if response.status >= 300:
                     raise _error(response.status, response.headers, await response.read())
                 async for line in response.content:
-                    event = from_json(shallow(line))
+                    event = parse(line)
                     if event["type"] == "ERROR":
                         status = event["object"]
                         raise ApiError(status.get("code", 500), status.get("reason", ""), status.get("message", ""))
@@ -242,7 +241,7 @@ class Client:
             if status >= 300:
                 raise _error(status, response.headers, data)
             # Labels, names and reasons repeat without end: sharing them keeps the cache small.
-            answer: Object = from_json(shallow(data), cache_strings="all")
+            answer: Object = parse(data)
             return answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = f"{self._connection.server} cannot be reached: {error!r}"

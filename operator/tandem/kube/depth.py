@@ -28,6 +28,14 @@ def shallow(data: bytes) -> bytes:
     return data
 
 
+def parse(data: bytes) -> Any:
+    """The document, cut as by `shallow` only if it has to be. Raises ValueError for what is no JSON."""
+    try:
+        return from_json(data, cache_strings="all")
+    except ValueError:
+        return from_json(_cut(data), cache_strings="all")
+
+
 def _cut(data: bytes) -> bytes:
     parts, depth, kept = [], 0, 0
     for token in _TOKEN.finditer(data):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from tandem.kube.depth import DEEPEST, shallow
+from tandem.kube.depth import DEEPEST, parse, shallow
 
 
 def nested(levels, inside="1"):
@@ -53,3 +53,11 @@ def test_anything_beside_what_is_too_deep_is_kept(value):
     text = b"[" + nested(200) + b"," + json.dumps(value).encode() + b"]"
 
     assert from_json(shallow(text))[1] == value
+
+
+def test_a_document_is_parsed_as_it_is_or_cut_and_what_is_none_is_refused():
+    assert parse(b'{"a": [1, "x"]}') == {"a": [1, "x"]}
+    deep = parse(b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b', "b": 2}')
+    assert deep["b"] == 2
+    with pytest.raises(ValueError, match="EOF"):
+        parse(b'{"a": [')
