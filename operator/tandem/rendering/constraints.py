@@ -66,9 +66,24 @@ def _blocks(values: Values) -> Broken | None:
     return Broken("kv_cache_max_tokens", f"it is less than one block of {block} tokens", "Make it larger.")
 
 
+def _budget(values: Values) -> Broken | None:
+    """One iteration has a token for each sequence, and without chunks room for the longest sequence."""
+    tokens, batch, longest = (values.get(name) for name in ("max_num_tokens", "max_batch_size", "max_seq_len"))
+    if not isinstance(tokens, int):
+        return None
+    if isinstance(batch, int) and tokens < batch:
+        reason = f"it must be maxBatchSize at least, which is {batch}: each sequence needs a token in an iteration"
+        return Broken("max_num_tokens", reason, "Raise it or lower maxBatchSize.")
+    if values.get("enable_chunked_prefill") is False and isinstance(longest, int) and tokens < longest:
+        reason = f"without enableChunkedPrefill it must be maxSeqLen at least, which is {longest}"
+        return Broken("max_num_tokens", reason, "Raise it, lower maxSeqLen, or remove enableChunkedPrefill.")
+    return None
+
+
 CONSTRAINTS: Mapping[str, Callable[[Values], Broken | None]] = {
     "experts": _experts,
     "attention": _attention,
     "graphs": _graphs,
     "blocks": _blocks,
+    "budget": _budget,
 }

@@ -93,8 +93,8 @@ VLLM = st.fixed_dictionaries(
     optional={
         "tensorParallelSize": st.integers(1, 4),
         "pipelineParallelSize": st.integers(1, 2),
-        "maxBatchSize": COUNTS,
-        "maxNumTokens": COUNTS,
+        "maxBatchSize": st.integers(1, 1024),
+        "maxNumTokens": st.integers(1024, 4096),
         "tokensPerBlock": st.sampled_from([16, 32, 64]),
         "kvCacheFreeGpuMemoryFraction": st.floats(0.01, 1),
         "cudaGraphBatchSizes": st.lists(COUNTS, min_size=1, max_size=5),

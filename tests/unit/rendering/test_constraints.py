@@ -94,3 +94,33 @@ def test_a_name_that_sglang_reads_as_an_adapter_is_refused(library):
 
     with pytest.raises(Refused, match=r"spec\.model\.servedName: .*colon"):
         render(request, library)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"max_batch_size": 128, "max_num_tokens": 64}, "it must be maxBatchSize at least, which is 128"),
+        (
+            {"enable_chunked_prefill": False, "max_num_tokens": 2048, "max_seq_len": 4096},
+            "without enableChunkedPrefill it must be maxSeqLen at least, which is 4096",
+        ),
+    ],
+)
+def test_a_budget_that_vllm_would_refuse_is_refused_before(library, values, reason):
+    found = refusal(library, "vllm", **values)
+
+    assert found.startswith("spec.max_num_tokens: ")
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"max_num_tokens": 64},
+        {"max_batch_size": 64, "max_num_tokens": 64},
+        {"max_num_tokens": 2048, "max_seq_len": 4096},
+        {"enable_chunked_prefill": False, "max_seq_len": 4096},
+    ],
+)
+def test_a_budget_that_vllm_takes_is_rendered(library, values):
+    assert rendered(library, "vllm", **values).command

@@ -301,7 +301,7 @@ def minimal(**changes):
         ([], "a mapping file has the keys"),
         (
             minimal(constraints=["bogus"]),
-            "constraints: bogus is not known; there are attention, blocks, experts, graphs",
+            "constraints: bogus is not known; there are attention, blocks, budget, experts, graphs",
         ),
         (
             minimal(parameters=minimal()["parameters"] | {"moe_backend": {"flag": "--x", "notes": {"a": None}}}),

@@ -73,14 +73,14 @@ def test_s0_13_the_blueprint_is_the_last_resort(library):
 
 
 def test_the_trace_tells_what_each_rule_did(library):
-    rules = with_rules(library, "max_batch_size = 7\nmax_seq_len = isl\ndecode max_num_tokens = 1\nmax_num_tokens = 2")
+    rules = with_rules(library, "max_batch_size = 7\nmax_seq_len = isl\ndecode max_num_tokens = 1\nmax_num_tokens = 9")
 
     (role,) = render(request(roles={"agg": {"max_batch_size": 3}}), rules).roles
 
     assert [(hit.name, hit.value, hit.location, hit.outcome) for hit in role.trace] == [
         ("max_batch_size", 7, "test/vllm.rule:1", "overridden"),
         ("max_seq_len", None, "test/vllm.rule:2", "empty"),
-        ("max_num_tokens", 2, "test/vllm.rule:4", "applied"),
+        ("max_num_tokens", 9, "test/vllm.rule:4", "applied"),
     ]
 
 
