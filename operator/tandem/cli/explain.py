@@ -5,18 +5,19 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import yaml
 from pydantic.alias_generators import to_camel
 
-from tandem.api.deployment import Limits, Mode, ModelDeployment
+from tandem.api.deployment import Backend, Limits, Mode, ModelDeployment
 from tandem.api.mistakes import simplified
 from tandem.api.parameters import EngineParameters
-from tandem.api.problems import refuse
+from tandem.api.problems import Refused, refuse
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.portability import Asked, portability_text
 from tandem.cli.source import deployments_in, file_option
@@ -64,7 +65,9 @@ class _Explained:
 @file_option("File with one or more ModelDeployments", required=False)
 @click.argument("argument", metavar="[PARAM]", required=False)
 @click.option("--parameter", metavar="PARAM", help="The same as PARAM.")
-@click.option("--backend", metavar="BACKEND", help="Tell what becomes of parameters on this backend.")
+@click.option(
+    "--backend", type=click.Choice(get_args(Backend)), help="Tell what becomes of parameters on this backend."
+)
 @click.option("--backend-version", metavar="V", help="Version of that backend; default: the preferred one.")
 @click.option("--mode", type=click.Choice(["agg", "disagg"]), help="Mode for --backend without a file.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
@@ -97,7 +100,8 @@ def command(
     if backend is not None:
         deployments = [] if file is None else [found for found, _ in deployments_in(file, facts.library)]
         asked = Asked(backend, backend_version, mode or "disagg")
-        click.echo(portability_text(facts.library, asked, deployments, output), nl=False)
+        with _told_at_options():
+            click.echo(portability_text(facts.library, asked, deployments, output), nl=False)
         return
     if file is None:
         raise click.UsageError("Missing option '-f' / '--file', or a backend with --backend.")
@@ -115,6 +119,16 @@ def command(
         click.echo(json.dumps(_document(explained), indent=2))
     else:
         click.echo(yaml.safe_dump(_document(explained), sort_keys=False), nl=False)
+
+
+@contextmanager
+def _told_at_options() -> Iterator[None]:
+    """What is refused of the backend that the options name, at these."""
+    options = {"spec.backend": "--backend", "spec.backendVersion": "--backend-version"}
+    try:
+        yield
+    except Refused as refused:
+        raise Refused(replace(each, path=options.get(each.path, each.path)) for each in refused.problems) from None
 
 
 def _known(parameter: str) -> str:

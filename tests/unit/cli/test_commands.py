@@ -55,6 +55,7 @@ def test_offline_commands_import_nothing_heavy(command):
         (["router", "--deployment", "d"], "Missing option"),
         (["validate", "-f", "x", "-o", "xml"], "xml"),
         (["render", "-f", "x", "--worker-image", "torhc=i:1"], "'torhc' is no backend; there are torch, vllm"),
+        (["explain", "--backend", "vlm"], "'vlm' is not one of"),
         (["operator", "--worker-image", "torhc=i:1"], "'torhc' is no backend"),
     ],
 )

@@ -254,3 +254,8 @@ def test_the_engines_own_name_of_a_parameter_leads_to_ours(written, fix, tmp_pat
 def test_render_refuses_a_format_for_a_directory(format_name, capsys):
     assert run(["render", "-f", str(DISAGG), "-o", format_name]) == 1
     assert "this is a directory's name here" in capsys.readouterr().err
+
+
+def test_a_version_that_is_not_known_is_told_at_its_option(capsys):
+    assert run(["explain", "--backend", "vllm", "--backend-version", "9"]) == 1
+    assert capsys.readouterr().err.startswith("error: --backend-version: this version of vllm is not known (got '9').")
