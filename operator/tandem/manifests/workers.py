@@ -171,7 +171,7 @@ def _container(
         "image": workers.image,
         "command": as_container_args(role.command[: len(workers.rendering.table.command)]),
         "args": _arguments(workers, role, name, backend, leads=leads),
-        "ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT, "protocol": "TCP"}],
+        "ports": _ports(role, backend, workers.deployment.spec.mode),
         "env": _env(workers, role, backend),
         "volumeMounts": mounts,
         "securityContext": sealed_container_security(),
@@ -196,6 +196,13 @@ def _arguments(
     last = len(role.command) - own
     across = backend.across_nodes(leads) if backend.across_nodes and workers.placements[name].nodes > 1 else ()
     return [*as_container_args(role.command[program:last]), *across, *as_container_args(role.command[last:])]
+
+
+def _ports(role: RoleRendering, backend: BackendPods, mode: str) -> list[dict[str, Any]]:
+    """Every port that the worker listens on; local mode gives each a free one of this machine."""
+    others = [number for numbers in backend.ports(role, mode).values() for number in numbers]
+    http = {"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT, "protocol": "TCP"}
+    return [http, *({"containerPort": number, "protocol": "TCP"} for number in others)]
 
 
 def _env(workers: Workers, role: RoleRendering, backend: BackendPods) -> list[dict[str, Any]]:

@@ -155,6 +155,12 @@ def test_vllm_tells_its_pods_address_to_its_peers(cluster):
     assert env(container)["VLLM_NIXL_SIDE_CHANNEL_PORT"] == "5600"
 
 
+@pytest.mark.parametrize(("backend", "ports"), [("torch", [8000]), ("vllm", [8000, 5600]), ("sglang", [8000, 8998])])
+def test_every_port_that_a_worker_listens_on_is_declared(cluster, backend, ports):
+    built = build(deployment(backend=backend, mode="disagg", roles={"prefill": {}, "decode": {}}), cluster=cluster)
+    assert [port["containerPort"] for port in server(built, "prefill")["ports"]] == ports
+
+
 def test_a_parameter_that_is_a_variable_replaces_the_default(cluster):
     spec = {"backend": "vllm", "mode": "disagg", "parameters": {"disaggregationBootstrapPort": 5700}}
 

@@ -63,8 +63,7 @@ start env CUDA_VISIBLE_DEVICES=4,5 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=fals
     --cuda-graph-bs-decode 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 \
     --max-running-requests 64 \
     --max-prefill-tokens 5500 \
-    --context-length 8192 \
-    --disaggregation-bootstrap-port 9000
+    --context-length 8192
 
 # decode-1
 start env CUDA_VISIBLE_DEVICES=6,7 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=false USER=tandem python3 -m sglang.launch_server \
@@ -78,14 +77,13 @@ start env CUDA_VISIBLE_DEVICES=6,7 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=fals
     --cuda-graph-bs-decode 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 \
     --max-running-requests 64 \
     --max-prefill-tokens 5500 \
-    --context-length 8192 \
-    --disaggregation-bootstrap-port 9001
+    --context-length 8192
 
 # frontend
 cat > "$scratch"/endpoints.json <<END
 {"endpoints": [
-  {"address": "$NODE_0_IP", "name": "prefill-0", "port": 8001, "role": "prefill", "revision": "1", "ready": true},
-  {"address": "$NODE_0_IP", "name": "prefill-1", "port": 8002, "role": "prefill", "revision": "1", "ready": true},
+  {"address": "$NODE_0_IP", "name": "prefill-0", "port": 8001, "role": "prefill", "revision": "1", "ready": true, "bootstrap_port": 8998},
+  {"address": "$NODE_0_IP", "name": "prefill-1", "port": 8002, "role": "prefill", "revision": "1", "ready": true, "bootstrap_port": 8999},
   {"address": "$NODE_0_IP", "name": "decode-0", "port": 8003, "role": "decode", "revision": "1", "ready": true},
   {"address": "$NODE_0_IP", "name": "decode-1", "port": 8004, "role": "decode", "revision": "1", "ready": true},
   {"address": "$NODE_1_IP", "name": "decode-2", "port": 8001, "role": "decode", "revision": "1", "ready": true}

@@ -32,8 +32,7 @@ start env CUDA_VISIBLE_DEVICES=0,1 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=fals
     --cuda-graph-bs-decode 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 \
     --max-running-requests 64 \
     --max-prefill-tokens 5500 \
-    --context-length 8192 \
-    --disaggregation-bootstrap-port 8998
+    --context-length 8192
 
 # The first process that ends, ends all.
 wait -n
