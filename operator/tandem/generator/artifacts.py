@@ -13,7 +13,7 @@ from tandem.api.problems import refuse
 from tandem.generator.engine import render_roles, shell_word
 from tandem.generator.inline import inlined
 from tandem.generator.inputs import SHORT_NAMES, Inputs
-from tandem.generator.scripts import Scripts, file_name
+from tandem.generator.scripts import Scripts, file_name, gpus_per_node
 from tandem.generator.shelltext import ShellTemplate
 from tandem.generator.translate import blueprint_of, relocated
 from tandem.manifests import Cluster, build
@@ -44,16 +44,18 @@ def artifacts_of(
         facts = model_access(deployment).facts
         blueprint = blueprint_of(inputs)
         rendering = render_roles(deployment, facts=facts, blueprint=blueprint, library=library)
-        built = build(deployment, blueprint=blueprint, cluster=Cluster(library=library))
+        scripts = Scripts(inputs=inputs, deployment=deployment, facts=facts, library=library, rendering=rendering)
+        scripts_by_name = scripts.texts()  # first: it tells a worker that no machine can hold in this input's words
+        cluster = Cluster(library=library, gpus_per_node=gpus_per_node(inputs))
+        built = build(deployment, blueprint=blueprint, cluster=cluster)
         if _is_inline(inputs):
             built = inlined(built)
-        scripts = Scripts(inputs=inputs, deployment=deployment, facts=facts, library=library, rendering=rendering)
         found = {
             DEPLOY_FILE: to_yaml(built),
             DEPLOYMENT_FILE: deployment_text(deployment),
             **_arguments(rendering),
             **_files(rendering),
-            **scripts.texts(),
+            **scripts_by_name,
         }
         names = _names(inputs, rendering)
         found |= {name: template.render(names) for name, template in (templates or {}).items()}

@@ -1,4 +1,4 @@
-"""What becomes of each unified parameter on a backend: mapped, limited, approximated (with what is lost), refused. Pure."""
+"""What becomes of each unified parameter on a backend: mapped, limited, approximated or refused. Pure."""
 
 from __future__ import annotations
 

@@ -20,15 +20,13 @@ from tandem.generator.translate import blueprint_of
 from tandem.manifests.backends import BACKENDS
 from tandem.manifests.request import rendering_request
 from tandem.rendering.library import Library
-from tandem.rendering.mapping import Unsupported
 from tandem.rendering.parameters import Given
 from tandem.rendering.pipeline import ModelFacts, Rendering, render
 from tandem.rendering.values import EnvRef, RoleRendering
 
 # Stands for the directory of a role's files; no argument that a user writes can hold it.
 _FILES = "\x00files\x00"
-_BOOTSTRAP = "disaggregation_bootstrap_port"
-_BOOTSTRAP_BASE = 8998
+_MEETING = "disaggregation_bootstrap_port"
 _ENGINE_ARGUMENTS = "extra_engine_args.yaml"
 _HEAD = """\
 #!/bin/bash
@@ -69,9 +67,7 @@ class Scripts:
 
     def texts(self) -> dict[str, str]:
         """File name and text of every script."""
-        key = "NodeConfig.num_gpus_per_node"
-        gpus = GPUS_PER_NODE if self.inputs.get(key) is None else self.inputs.number(key)
-        nodes = place(tuple(self._pools()), gpus_per_node=gpus)
+        nodes = place(tuple(self._pools()), gpus_per_node=gpus_per_node(self.inputs))
         processes = {node.index: tuple(self._processes(node)) for node in nodes}
         return {f"run_{node.index}.sh": self._script(node, nodes, processes) for node in nodes}
 
@@ -93,10 +89,10 @@ class Scripts:
         request = rendering_request(self.deployment, self.facts, blueprint_of(self.inputs))
         role = next(found for found in request.roles if found.name == worker.role)
         given, extra = dict(role.given), role.extra_arguments
-        if self._has_bootstrap_port():
-            key, first = self._first_bootstrap_port(given)
-            copies = int(str(given["data_parallel_size"].value)) if "data_parallel_size" in given else 1
-            given[_BOOTSTRAP] = Given(ports.take(first, key=key, count=copies), "user", key)
+        meeting = self._meeting_ports(worker.role)
+        if meeting is not None:
+            key, first = self._first_meeting_port(given, meeting)
+            given[_MEETING] = Given(ports.take(first, key=key, count=len(meeting)), "user", key)
         if inputs.get("DynConfig.enable_router") and inputs.get("ServiceConfig.dyn_vllm_kv_event_port") is not None:
             key = "ServiceConfig.dyn_vllm_kv_event_port"
             extra = (*extra, *_kv_events(ports.take(inputs.number(key), key=key)))
@@ -105,17 +101,20 @@ class Scripts:
             roles=(replace(role, given=given, extra_arguments=extra),),
             names={**request.names, "port": port, "config_dir": _FILES},
         )
-        return _Process(worker, node.index, port, render(request, self.library).roles[0])
+        met_at = given[_MEETING].value if meeting is not None and self.deployment.spec.backend == "sglang" else None
+        return _Process(worker, node.index, port, render(request, self.library).roles[0], met_at)
 
-    def _has_bootstrap_port(self) -> bool:
-        entry = self.rendering.table.entries[_BOOTSTRAP]
-        return not isinstance(entry.target(_BOOTSTRAP_BASE, self.deployment.spec.mode), Unsupported)
+    def _meeting_ports(self, role: str) -> range | None:
+        """Where a worker of the role is met by its peers, as a pod has it."""
+        rendered = next(found for found in self.rendering.roles if found.role == role)
+        backend = BACKENDS[self.deployment.spec.backend]
+        return next(iter(backend.ports(rendered, self.deployment.spec.mode).values()), None)
 
-    def _first_bootstrap_port(self, given: Mapping[str, Given]) -> tuple[str, int]:
-        if _BOOTSTRAP in given:
-            return given[_BOOTSTRAP].path, int(str(given[_BOOTSTRAP].value))
+    def _first_meeting_port(self, given: Mapping[str, Given], meeting: range) -> tuple[str, int]:
+        if _MEETING in given:
+            return given[_MEETING].path, meeting.start
         key = "ServiceConfig.vllm_nixl_side_channel_port"
-        return key, self.inputs.number(key) if self.inputs.get(key) is not None else _BOOTSTRAP_BASE
+        return key, meeting.start if self.inputs.get(key) is None else self.inputs.number(key)
 
     def _script(self, node: Node, nodes: tuple[Node, ...], processes: Mapping[int, tuple[_Process, ...]]) -> str:
         counts = " and ".join(f"{count} {role}" for role, count in node.counts().items()) or "no"
@@ -188,12 +187,13 @@ class Scripts:
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """A worker on a machine, its port there, and its command line."""
+    """A worker on a machine, its port there, its command line, and the port that a request has to name."""
 
     worker: Place
     node: int
     port: int
     rendered: RoleRendering
+    met_at: object = None
 
     @property
     def name(self) -> str:
@@ -201,8 +201,17 @@ class _Process:
 
     def endpoint(self) -> str:
         """What the frontend is told of it; the revision is the same for all workers of a script."""
-        fixed = {"name": self.name, "port": self.port, "role": self.worker.role, "revision": "1", "ready": True}
+        fixed: dict[str, object] = {"name": self.name, "port": self.port, "role": self.worker.role}
+        fixed |= {"revision": "1", "ready": True}
+        if self.met_at is not None:
+            fixed["bootstrap_port"] = self.met_at
         return f'  {{"address": "$NODE_{self.node}_IP", {json.dumps(fixed)[1:]}'
+
+
+def gpus_per_node(inputs: Inputs) -> int:
+    """GPUs of one machine."""
+    key = "NodeConfig.num_gpus_per_node"
+    return GPUS_PER_NODE if inputs.get(key) is None else inputs.number(key)
 
 
 def file_name(role: RoleName | str, name: str) -> str:

@@ -1,6 +1,7 @@
 """What is written: scripts, engine files, objects."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -390,3 +391,42 @@ def test_multi_token_prediction_has_the_word_of_each_backend(backend, word, mini
     found = artifacts(raw, backend, library)
 
     assert word in found["cli_args_agg"] + found.get("agg_config.yaml", "")
+
+
+def test_the_frontend_knows_where_each_prefill_worker_of_sglang_is_met(minimal, library):
+    raw = inputs(minimal, "disagg", WorkerConfig={"prefill_workers": 2, "decode_workers": 1})
+
+    script = artifacts(raw, "sglang", library)["run_0.sh"]
+
+    endpoints = json.loads(script.partition("<<END\n")[2].partition("END")[0])["endpoints"]
+    assert [(item["name"], item.get("bootstrap_port")) for item in endpoints] == [
+        ("prefill-0", 8998),
+        ("prefill-1", 8999),
+        ("decode-0", None),
+    ]
+    words = shlex.split(script.replace("\\\n", " "), comments=True)
+    assert [words[at + 1] for at, word in enumerate(words) if word == "--disaggregation-bootstrap-port"] == [
+        "8998",
+        "8999",
+    ]
+
+
+def test_copies_of_a_worker_have_a_port_each(minimal, library):
+    parameters = {"data_parallel_size": 2}
+    raw = inputs(
+        minimal, "disagg", Workers={"prefill": parameters, "decode": parameters}, WorkerConfig={"prefill_workers": 2}
+    )
+
+    script = artifacts(raw, "vllm", library)["run_0.sh"]
+
+    assert re.findall(r"VLLM_NIXL_SIDE_CHANNEL_PORT=(\d+)", script) == ["20097", "20099", "20101"]
+
+
+def test_a_worker_that_no_machine_can_hold_is_refused(minimal, library):
+    raw = inputs(minimal, "agg", Workers={"agg": {"tensor_parallel_size": 16}})
+
+    with pytest.raises(Refused, match=r"Workers\.agg: a worker of 16 GPUs does not fit on a machine of 8"):
+        artifacts(raw, "vllm", library)
+
+    found = artifacts({**raw, "NodeConfig": {"num_gpus_per_node": 16}}, "vllm", library)
+    assert "CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15" in found["run_0.sh"]

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from importlib.resources import files
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -144,3 +145,13 @@ def test_s0_01_rendering_needs_no_command_line_and_no_cluster(module):
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert {"argparse", "click", "kubernetes", "kopf", "torch"} & set(ast.literal_eval(found)) == set()
+
+
+@pytest.mark.parametrize(
+    "suite", ["test_compatibility", "test_new_architecture", "test_main", "test_artifacts", "test_rules"]
+)
+def test_s0_40_the_promised_suites_are_found_by_one_pytest(suite):
+    found = list(Path(__file__).parents[1].glob(f"*/{suite}.py"))
+
+    assert found
+    assert "def test_" in found[0].read_text()

@@ -106,7 +106,7 @@ def test_explain_says_in_words_what_a_value_would_be_otherwise(file, capsys):
     [
         ((), 2, "or a backend with --backend"),
         (("-f", "FILE", "--mode", "agg"), 2, "--backend-version and --mode need --backend"),
-        (("--backend", "nope"), 1, "this backend is not served yet"),
+        (("--backend", "nope"), 2, "is not one of"),
         (("--backend", "vllm", "--backend-version", "0"), 1, "this version of vllm is not known"),
     ],
 )
