@@ -147,6 +147,13 @@ class Binaries:
             raise Unavailable(
                 f"{name} is neither in KUBEBUILDER_ASSETS nor in {self.cache}, and there is no go to build it"
             )
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fix = "set TANDEM_CACHE to a folder that you may write to"
+            raise Unavailable(
+                f"{name} has to be built, and cannot be kept in {self.cache}: {error.strerror}; {fix}"
+            ) from error
         if self._build_lock_is_taken():
             self.progress(f"waiting for another process that builds programs ({name} is wanted)")
         with file_lock(self._lock_path):
@@ -162,7 +169,6 @@ class Binaries:
         return self.cache / ".lock"
 
     def _build_lock_is_taken(self) -> bool:
-        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock_path.open("a") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,6 +18,7 @@ import yaml
 from tests.cluster.binaries import Binaries
 from tests.cluster.client import ClusterClient
 from tests.cluster.errors import RigError
+from tests.cluster.images import archive_tags
 from tests.cluster.kubeconfig import user_file_name
 from tests.cluster.machine import run
 from tests.cluster.pki import write_secret
@@ -61,9 +62,10 @@ class KindCluster(ClusterClient):
         """The image that `build_image` starts from; Docker pulls it."""
         return BASE_IMAGE
 
-    def import_image(self, archive: Path) -> None:
-        """Imports a docker-archive."""
+    def import_image(self, archive: Path) -> list[str]:
+        """Imports a docker-archive; returns the image names in it."""
         run(["kind", "load", "image-archive", str(archive), "--name", CLUSTER_NAME])
+        return archive_tags(archive)
 
     def build_image(
         self,

@@ -76,6 +76,14 @@ def test_failed_build_leaves_nothing_behind_and_says_why(
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
+def test_cache_that_cannot_be_made_is_a_reason(tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_go(tmp_path, calls, monkeypatch, action=":")
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match=r"cannot be kept in .*: Not a directory; set TANDEM_CACHE"):
+        Binaries(cache=tmp_path / "file" / "cache", progress=ignore).get("helm")
+    assert not calls.exists()
+
+
 def test_two_at_once_build_once(tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_go(tmp_path, calls, monkeypatch, action='echo built > "$target"; chmod +x "$target"')
     binaries = Binaries(cache=tmp_path / "cache", progress=ignore)
