@@ -18,6 +18,7 @@ from starlette.routing import Route
 from tandem.gateway import errors, headers
 from tandem.gateway.attempts import Attempts
 from tandem.gateway.audit import Audit
+from tandem.gateway.body import Room
 from tandem.gateway.call import Kind
 from tandem.gateway.fleet import FleetView
 from tandem.gateway.legs import Legs
@@ -82,7 +83,8 @@ def create_app(settings: RouterSettings, *, lifecycle: Lifecycle, world: World) 
             settings=settings, view=view, targets=targets, legs=legs, metrics=metrics,
             clock=world.clock, sleep=world.sleep, draw=world.draw,
         )  # fmt: skip
-        services = Services(settings, attempts, lifecycle, metrics, world.audit, world.clock)
+        room = Room(settings.max_held_bytes, retry_after=settings.retry_after_seconds)
+        services = Services(settings, attempts, lifecycle, room, metrics, world.audit, world.clock)
         for path, methods, kind, done_marker in ROUTES:
             proxy = Proxy(services, route=path, kind=kind, done_marker=done_marker)
             app.router.routes.append(Route(path, proxy, methods=methods))

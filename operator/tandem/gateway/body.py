@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.types import Receive, Scope
 
-from tandem.gateway.errors import HttpError, bad_request, too_large
+from tandem.gateway.errors import HttpError, bad_request, too_large, too_many_bodies
 from tandem.gateway.protocol import Body, encode, strip
 
 
@@ -29,8 +31,34 @@ class RequestBody:
         return self.fields.get("stream") is True
 
 
-async def read(scope: Scope, receive: Receive, *, limit: int) -> bytes:
-    """The body's bytes. Raises HttpError 413 above `limit` bytes (at once when the length is declared), ClientGone."""
+class Room:
+    """How many bytes of bodies all requests may hold together: one is kept until its request is over, for retries."""
+
+    def __init__(self, size: int, *, retry_after: int) -> None:
+        self._left = size
+        self._retry_after = retry_after
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Gives what takes bytes for one request, which are given back at the end; it raises HttpError 503."""
+        taken = 0
+
+        def take(amount: int) -> None:
+            nonlocal taken
+            if amount > self._left:
+                raise too_many_bodies(retry_after=self._retry_after)
+            self._left -= amount
+            taken += amount
+
+        try:
+            yield take
+        finally:
+            self._left += taken
+
+
+async def read(scope: Scope, receive: Receive, *, limit: int, take: Callable[[int], None]) -> bytes:
+    """The body's bytes, each taken by `take`, which may raise. Raises ClientGone, and HttpError 413 above `limit`
+    bytes, at once when the length is declared."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise too_large(limit)
@@ -44,6 +72,7 @@ async def read(scope: Scope, receive: Receive, *, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise too_large(limit)
+        take(len(chunk))
         chunks.append(chunk)
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

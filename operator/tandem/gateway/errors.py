@@ -70,6 +70,17 @@ def too_large(limit: int) -> HttpError:
     )
 
 
+def too_many_bodies(*, retry_after: int) -> HttpError:
+    """503: the bodies of other requests take all the room there is."""
+    return HttpError(
+        503,
+        "the router holds as many request bodies as it may; send the request again later, or raise --max-held-bytes",
+        kind="service_unavailable",
+        code="router_full",
+        headers={"retry-after": str(retry_after)},
+    )
+
+
 def unknown_route(status: int, *, method: str, path: str, headers: dict[str, str] | None = None) -> HttpError:
     """404 or 405: no such route, or not with this method."""
     if status == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -16,7 +16,7 @@ from tandem.gateway import body, errors, headers, relay
 from tandem.gateway.attempts import Attempts, GaveUp
 from tandem.gateway.audit import Audit
 from tandem.gateway.balance import Policy
-from tandem.gateway.body import ClientGone, RequestBody
+from tandem.gateway.body import ClientGone, RequestBody, Room
 from tandem.gateway.call import Call, Kind, Record
 from tandem.gateway.errors import HttpError
 from tandem.gateway.legs import Opened
@@ -31,7 +31,7 @@ from tandem.gateway.upstream import StreamAnswer
 # The de-facto status for "the client closed the request"; seen in logs only.
 CLIENT_CLOSED = 499
 # After these the rest of the body still lies in the connection, which is of no use to a next request.
-_BODY_LEFT_UNREAD = frozenset({408, 413})
+_BODY_LEFT_UNREAD = frozenset({408, 413, 503})
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Services:
     settings: RouterSettings
     attempts: Attempts
     lifecycle: Lifecycle
+    room: Room
     metrics: Metrics
     audit: Audit
     clock: Callable[[], float]
@@ -68,7 +69,8 @@ class Proxy:
         )
         exchange = _Exchange(services, record, send, done_marker=self._done_marker)
         try:
-            await self._serve(exchange, scope, receive)
+            with services.room.share() as take:
+                await self._serve(exchange, scope, receive, take)
         finally:
             now = services.clock()
             first = record.first_byte - record.started if record.first_byte is not None else None
@@ -77,10 +79,10 @@ class Proxy:
             )
             services.audit.write(record, now=now)
 
-    async def _serve(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
+    async def _serve(self, exchange: _Exchange, scope: Scope, receive: Receive, take: Callable[[int], None]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            request = await self._read(scope, receive)
+            request = await self._read(scope, receive, take)
         except ClientGone:
             exchange.client_gone()
             return
@@ -105,11 +107,11 @@ class Proxy:
         else:
             await exchange.stopped()
 
-    async def _read(self, scope: Scope, receive: Receive) -> RequestBody | None:
+    async def _read(self, scope: Scope, receive: Receive, take: Callable[[int], None]) -> RequestBody | None:
         settings = self._services.settings
         try:
             async with asyncio.timeout(settings.body_seconds):
-                raw = await body.read(scope, receive, limit=settings.max_body_bytes)
+                raw = await body.read(scope, receive, limit=settings.max_body_bytes, take=take)
         except TimeoutError:
             raise errors.body_too_slow(settings.body_seconds) from None
         return body.parse(raw) if scope["method"] == "POST" else None

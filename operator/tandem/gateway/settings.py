@@ -40,6 +40,8 @@ class RouterSettings:
     port: int = 8000
     # A prompt of 128k tokens is half a megabyte as text, one as token ids; the rest is room for images in a chat.
     max_body_bytes: int = 8 * 2**20
+    # Bodies of all requests under way; each takes two to three times its size in memory.
+    max_held_bytes: int = 256 * 2**20
     max_answer_bytes: int = 64 * 2**20
     # Pairs (or workers) tried for one request.
     attempts: int = 3
@@ -85,7 +87,13 @@ class RouterSettings:
             raise Refused(problems)
 
     def _bounds(self) -> list[Problem]:
-        least: dict[str, float] = {"max_body_bytes": 1, "max_answer_bytes": 1, "attempts": 1, "retry_after_seconds": 1}
+        least: dict[str, float] = {
+            "max_body_bytes": 1,
+            "max_held_bytes": self.max_body_bytes,
+            "max_answer_bytes": 1,
+            "attempts": 1,
+            "retry_after_seconds": 1,
+        }
         zero_is_fine = {"drain_seconds", "grace_seconds", "retry_pause_seconds", "retry_pause_limit_seconds"}
         seconds = {name: 0.0 for name in self.__dataclass_fields__ if name.endswith("_seconds") and name not in least}
         problems = []

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tandem.gateway.fleet import Fleet, Role
-from tests.unit.gateway.workers import answer, web
+from tests.unit.gateway.workers import answer, hang, web
 
 
 @pytest.fixture
@@ -61,6 +61,21 @@ async def test_a_malformed_body_is_a_located_400(router, path, body, where):
     assert where in told["error"]["message"]
     assert told["error"]["type"] == "invalid_request_error"
     assert router.workers[0].seen == []
+
+
+async def test_bodies_beyond_the_room_for_all_are_a_503_and_others_are_served(start_router, start_worker):
+    worker = await start_worker("w-0", Role.AGG)
+    router = await start_router(worker, max_body_bytes=1_000, max_held_bytes=1_000)
+    worker.script(hang)
+    holding = asyncio.create_task(router.complete("x" * 700))
+    await worker.saw()
+    response, told = await router.complete("y" * 700)
+    assert (response.status, told["error"]["code"]) == (503, "router_full")
+    assert response.headers["retry-after"]
+    assert (await router.complete("small"))[0].status == 200
+    holding.cancel()
+    await router.audited(3)
+    assert (await router.complete("z" * 700))[0].status == 200
 
 
 async def test_a_body_that_is_too_large_is_a_413_declared_or_not(router):
