@@ -119,12 +119,14 @@ def _prepare(
     from tandem.generator.calls import prepare_generator_params, with_mapping_of
     from tandem.generator.overrides import parse_overrides
     from tandem.generator.schemas import load_schema
+    from tandem.generator.translate import relocated
     from tandem.rendering.library import load_library
 
     library = load_library()
     if mapping is not None:
         library, _ = with_mapping_of(library, mapping, backend)
-    library.table(backend, backend_version)
+    with relocated():
+        library.table(backend, backend_version)
     overrides = parse_overrides(items, texts=texts, schema=load_schema())
     return library, prepare_generator_params(config_path, overrides, backend=backend, library=library)
 

@@ -197,7 +197,8 @@ def with_templates_of(library: Library, directory: Path, backend: str) -> Librar
     """The library with a directory's templates of a backend in place of shipped ones; raises `Refused`."""
     if not directory.is_dir():
         raise refuse("templates_dir", str(directory), "there is no such directory", "Give a directory of templates.")
-    library.table(backend, None)
+    with relocated():
+        library.table(backend, None)
     nested = directory / backend
     folder = nested if nested.is_dir() else directory
     texts = {path.name: _read(path, "cannot be read") for path in sorted(folder.glob("*.j2")) if path.is_file()}
