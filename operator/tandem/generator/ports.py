@@ -8,10 +8,10 @@ _LAST = 65_535
 
 
 class Ports:
-    """Hands out ports; one that is reserved or given before is passed over."""
+    """Hands out ports; one that was given before is passed over."""
 
-    def __init__(self, reserved: frozenset[int] = frozenset()) -> None:
-        self._taken = set(reserved)
+    def __init__(self) -> None:
+        self._taken: set[int] = set()
 
     def take(self, first: int, *, key: str, count: int = 1) -> int:
         """The first of `count` free ports in a row, at or above `first`, the value of the input `key`."""

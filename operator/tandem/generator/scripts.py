@@ -78,8 +78,8 @@ class Scripts:
 
     def _processes(self, node: Node) -> Iterator[_Process]:
         """The workers of a machine with the ports that are theirs there."""
-        front = self.inputs.number("ServiceConfig.port")
-        ports = Ports(frozenset((front,)))
+        ports = Ports()
+        ports.take(self.inputs.number("ServiceConfig.port"), key="ServiceConfig.port")
         for worker in node.places:
             yield self._process(worker, node, ports)
 

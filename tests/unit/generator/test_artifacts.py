@@ -136,7 +136,8 @@ def test_s0_33_workers_without_gpus_share_one_machine(minimal, library):
 
 
 def test_ports_that_are_taken_are_passed_over():
-    ports = Ports(frozenset((8001,)))
+    ports = Ports()
+    ports.take(8001, key="a")
 
     assert [ports.take(8000, key="a"), ports.take(8000, key="a", count=2), ports.take(8003, key="a")] == [
         8000,
