@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,7 +68,7 @@ def load(path: Path, *, hints: Mapping[str, str] = _NO_HINTS) -> tuple[Loaded, .
     loaded: list[Loaded] = []
     problems: list[Problem] = []
     for document in read_documents(_text(path, name), name):
-        problems += _metadata_problems(document)
+        problems += islice(_metadata_problems(document), MAX_PROBLEMS)
         try:
             loaded.append(Loaded(parse_resource(document.value, document, hints=hints), document))
         except Refused as refused:
@@ -129,7 +130,10 @@ def _validated(model: type[M], document: Mapping[str, Any], places: Places, hint
     try:
         return model.model_validate_json(text, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise Refused(problems_of(error, model, places, hints)) from None
+        told = list(islice(problems_of(error, model, places, hints), MAX_PROBLEMS))
+        if len(told) == MAX_PROBLEMS:
+            told.append(Problem(places.path(()), "", "there may be more mistakes", "Correct these first."))
+        raise Refused(told) from None
 
 
 def _text(path: Path, name: str) -> str:

@@ -1,6 +1,7 @@
 """From text to resources: every mistake is located and says what to do."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,15 @@ def test_a_document_without_end_of_mistakes_is_given_up(tmp_path):
     message = refusal(tmp_path, "---\nkind: Pod\n" * 5000)
 
     assert len(message.splitlines()) < 200
+
+
+@pytest.mark.parametrize("place", ["metadata: {labels: {MANY}}", "metadata: {MANY}", "spec: {parameters: {MANY}}"])
+def test_mistakes_without_end_are_told_in_part_and_soon(tmp_path, place):
+    many = ", ".join(f"k{index}: 1" for index in range(20_000))
+    started = time.process_time()
+    message = refusal(tmp_path, GOOD.split("metadata", maxsplit=1)[0] + place.replace("MANY", many) + "\n")
+    assert len(message.splitlines()) <= 102
+    assert time.process_time() - started < 60
 
 
 def test_a_mistake_in_the_second_document_is_located_by_the_files_line(tmp_path):

@@ -83,10 +83,10 @@ def test_maps_that_are_merged_over_and_over_stay_small():
 
 
 @pytest.mark.parametrize("text", ["[" + "[]," * 300_000 + "]", "---\na: 1\n" * 100_000], ids=["values", "documents"])
-def test_the_largest_texts_are_read_within_a_minute(text):
-    started = time.monotonic()
+def test_the_largest_texts_take_less_than_a_minute_of_work(text):
+    started = time.process_time()
     assert list(read_documents(text, "f"))
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 60
 
 
 @pytest.mark.parametrize(
