@@ -61,6 +61,7 @@ BAD_VALUES = [
     ("watchNamespaces={a,a}", "items at 0 and 1 are equal", "/watchNamespaces"),
     ("logLevel=loud", "must be one of", "/logLevel"),
     ("resources.requests.memory=much", "does not match pattern", "/resources/requests/memory"),
+    ("podLabels.app\\.kubernetes\\.io/name=x", "invalid propertyName 'app.kubernetes.io/name'", ""),
     ("leaderElection.enabled=false", "two operators would act at once", ""),
     ("serviceAccount.create=false", "serviceAccount.name is needed", ""),
 ]
