@@ -53,6 +53,7 @@ class _Round:
     takeover: Takeover = field(default_factory=Takeover)
     plan: Plan = field(default_factory=Plan)
     outcome: Outcome = field(default_factory=Outcome)
+    repair_after: float | None = None
 
 
 class DeploymentReconciler:
@@ -106,7 +107,7 @@ class DeploymentReconciler:
             situation = self._situation(entry, document, wish, observed, done)
             status = next_status(situation, document.get("status") or {}, now=self._clock.now())
             write_again = await self._statuses.write(entry, document, status)
-        return _verdict(done, [look_again, ask_again, write_again])
+        return _verdict(done, [look_again, ask_again, write_again, done.repair_after])
 
     async def _wish(self, entry: Entry, document: Mapping[str, Any]) -> _Wish:
         """Reads the spec and renders it."""
@@ -162,11 +163,12 @@ class DeploymentReconciler:
             now=self._clock.now(),
         )
         plan = make_plan(rendered, observed, takeover, ledger)
+        plan, wait = ledger.repairs.due(plan, applied=ledger.applied, now=self._clock.monotonic())
         outcome = Outcome()
         if not plan.is_empty:
             outcome = await self._applier.carry_out(plan, owner_uid=entry.uid)
         ledger.note(rendered, plan, outcome, held=rendered.router.ref if takeover.hold_router else None)
-        return _Round(takeover, plan, outcome)
+        return _Round(takeover, plan, outcome, wait)
 
     def _situation(
         self, entry: Entry, document: Mapping[str, Any], wish: _Wish, observed: Observed, done: _Round

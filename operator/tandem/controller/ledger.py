@@ -9,6 +9,7 @@ from typing import Any
 from tandem.controller.apply import Outcome
 from tandem.controller.desired import Desired, Rendered
 from tandem.controller.plan import Plan, Seen, Tolerated
+from tandem.controller.repairs import Repairs
 from tandem.kube.cache import Entry, Ref
 
 
@@ -23,6 +24,7 @@ class Ledger:
     tolerated: dict[Ref, Tolerated] = field(default_factory=dict)
     confirmed: dict[Ref, Seen] = field(default_factory=dict)
     workers: dict[Ref, Desired] = field(default_factory=dict)
+    repairs: Repairs = field(default_factory=Repairs)
 
     def note(self, rendered: Rendered, plan: Plan, outcome: Outcome, *, held: Ref | None) -> None:
         """Takes down what a round has done; `held` is the router's Deployment when it had to stay as it is."""

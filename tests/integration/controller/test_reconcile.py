@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
+from tandem.controller.repairs import FREE
 from tandem.kube.resources import BY_KIND
 from tandem.manifests import names
 from tests.cluster.control_plane import ControlPlane
@@ -111,6 +113,25 @@ def test_an_edited_child_is_repaired(space: Space) -> None:
         lambda: space.api.get("Service", space.namespace, "chat")["spec"]["selector"],
         lambda selector: selector["app.kubernetes.io/component"] == "router",
     )
+
+
+def test_what_others_change_again_and_again_is_put_back_ever_more_rarely(plane: ControlPlane, space: Space) -> None:
+    space.create(**AGG)
+    space.wait_applied()
+    since, until = plane.audit_offset(), time.monotonic() + 8
+    while time.monotonic() < until:
+        strategy = {"rollingUpdate": {"maxSurge": 7}}
+        space.api.merge("Deployment", space.namespace, "chat-router", {"spec": {"strategy": strategy}})
+        time.sleep(0.05)
+    made = writes(plane, since, space.namespace).count(("patch", "deployments", "chat-router"))
+    assert FREE <= made <= FREE + 4
+
+    def surge() -> object:
+        return space.api.get("Deployment", space.namespace, "chat-router")["spec"]["strategy"]["rollingUpdate"][
+            "maxSurge"
+        ]
+
+    assert eventually(surge, lambda value: value == 1, timeout=40) == 1
 
 
 def test_a_deleted_child_comes_back(space: Space) -> None:
