@@ -35,8 +35,8 @@ def place(role: RoleRendering, backend: BackendPods, cluster: Cluster, *, backen
         fix = f"Use at most {cluster.gpus_per_node} GPUs for one worker, and more replicas."
         raise refuse(cause.detail, cause.text, reason, fix)
     if LEADER_WORKER_SET not in cluster.apis:
-        reason = f"{what}: {backend_name} across nodes needs the API {LEADER_WORKER_SET}, which this cluster lacks"
-        raise refuse(cause.detail, cause.text, reason, "Install LeaderWorkerSet, or use fewer GPUs for one worker.")
+        reason = f"{what}: {backend_name} across nodes needs {LEADER_WORKER_SET}, which cannot be used here"
+        raise refuse(cause.detail, cause.text, reason, "Use fewer GPUs for one worker, and more replicas.")
     return Placement(nodes, gpus // nodes)
 
 
