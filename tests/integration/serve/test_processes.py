@@ -179,7 +179,10 @@ def test_a_port_in_use_ends_with_2(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         ended = run("--model", str(tmp_path), "--port", str(port))
     assert ended.returncode == 2
-    assert f"error: --host and --port = 127.0.0.1:{port}: cannot listen there: Address already in use. Fix:" in ended.stderr
+    assert (
+        f"error: --host and --port = 127.0.0.1:{port}: cannot listen there: Address already in use. Fix:"
+        in ended.stderr
+    )
     assert "Traceback" not in ended.stderr
 
 
