@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -75,6 +75,7 @@ def load(path: Path, *, hints: Mapping[str, str] = _NO_HINTS) -> tuple[Loaded, .
             problems += refused.problems
         if len(problems) > MAX_PROBLEMS:
             break
+    problems += _repeated(loaded)
     if problems:
         raise Refused(problems)
     if not loaded:
@@ -157,6 +158,20 @@ def _text(path: Path, name: str) -> str:
         fix = "Save it as UTF-8." if data.startswith(_UTF16) else "Give a YAML file in UTF-8."
         reason = "this is UTF-16" if data.startswith(_UTF16) else "this is no text in UTF-8"
         raise refuse(f"{name}:{line}", None, reason, fix) from None
+
+
+def _repeated(loaded: Iterable[Loaded]) -> Iterator[Problem]:
+    """Resources that stand in the file twice: of these the last would win in silence."""
+    first: dict[tuple[str, str | None, str], str] = {}
+    for each in loaded:
+        metadata = each.resource.metadata
+        place = each.document.position(("metadata", "name"))
+        key = (each.resource.kind, metadata.namespace, metadata.name)
+        if key in first:
+            reason = f"this {each.resource.kind} is defined twice, first at {first[key]}"
+            yield Problem(f"{place}: metadata.name", metadata.name, reason, "Keep one, or give it another name.")
+        else:
+            first[key] = place
 
 
 def _kind_fix(kind: object) -> str:

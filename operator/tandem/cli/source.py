@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,13 +19,17 @@ Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
 def file_option(text: str, *, required: bool = True) -> Callable[[Decorated], Decorated]:
     """The option `-f FILE`; `-` stands for standard input."""
-    return click.option("-f", "--file", required=required, callback=_path, metavar="FILE", help=f"{text}; - for stdin.")
+    # click itself would take the last of several and drop the others in silence.
+    settings: dict[str, Any] = {"required": required, "multiple": True, "callback": _path, "metavar": "FILE"}
+    return click.option("-f", "--file", help=f"{text}; - for stdin.", **settings)
 
 
-def _path(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> Path | None:
+def _path(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> Path | None:
     from tandem.api.load import STANDARD_INPUT
 
-    return STANDARD_INPUT if value == "-" else None if value is None else Path(value)
+    if len(values) > 1:
+        raise click.BadParameter("give it once; several resources may stand in one file, with --- between them")
+    return None if not values else STANDARD_INPUT if values[0] == "-" else Path(values[0])
 
 
 def deployments_in(file: Path, library: Library) -> tuple[tuple[ModelDeployment, Loaded], ...]:

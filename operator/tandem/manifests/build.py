@@ -51,7 +51,7 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
         objects=tuple(_objects(parts, cluster)),
         parameters=tuple(value for role in rendering.roles for value in role.parameters),
         rule_trace=tuple(hit for role in rendering.roles for hit in role.trace),
-        warnings=tuple(dict.fromkeys([*_version_warnings(deployment, library), *_role_warnings(rendering)])),
+        warnings=tuple(dict.fromkeys(_warnings(parts, cluster, library))),
         revision=parts.revision,
     )
 
@@ -65,8 +65,20 @@ def _placements(deployment: ModelDeployment, rendering: Rendering, cluster: Clus
     return {role.role: place(role, backend, cluster, backend_name=spec.backend) for role in rendering.roles}
 
 
-def _role_warnings(rendering: Rendering) -> list[str]:
-    return [text for role in rendering.roles for text in role.warnings]
+def _warnings(parts: workers.Workers, cluster: Cluster, library: Library) -> Iterator[str]:
+    yield from _version_warnings(parts.deployment, library)
+    yield from _unused_warnings(parts.deployment, cluster)
+    yield from (text for role in parts.rendering.roles for text in role.warnings)
+    for name in parts.deployment.role_names():
+        yield from workers.accelerator_warnings(parts, name)
+
+
+def _unused_warnings(deployment: ModelDeployment, cluster: Cluster) -> Iterator[str]:
+    spec = deployment.spec
+    if cluster.rules and (spec.rules is None or spec.rules.config_map_ref is None):
+        yield "spec.rules.configMapRef: names no ConfigMap, so the rule files that were given are not used"
+    if cluster.templates and spec.templates is None:
+        yield "spec.templates.configMapRef: names no ConfigMap, so the templates that were given are not used"
 
 
 def _version_warnings(deployment: ModelDeployment, library: Library) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,6 +226,16 @@ def resource_lists(resources: Resources | None) -> dict[str, dict[str, str]]:
         {} if resources is None else {"requests": resources.requests, "limits": resources.limits}
     )
     return {kind: {key: str(value) for key, value in amounts.items()} for kind, amounts in given.items() if amounts}
+
+
+def accelerator_warnings(workers: Workers, name: RoleName) -> Iterator[str]:
+    """What does not fit together: fewer accelerators than the parallel sizes need (none at all is a choice)."""
+    needed = workers.placements[name].gpus
+    for part, amounts in resource_lists(workers.deployment.role(name).resources).items():
+        for resource, amount in amounts.items():
+            if _ACCELERATOR.search(resource) and amount.isdigit() and 0 < int(amount) < needed:
+                where = f"spec.roles.{name}.resources.{part}[{resource}]"
+                yield f"{where}: {amount}, but the worker's parallel sizes need {needed}; leave it out to get {needed}"
 
 
 def _resources(resources: Resources | None, gpus: int) -> dict[str, dict[str, str]]:

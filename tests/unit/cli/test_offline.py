@@ -259,3 +259,23 @@ def test_render_refuses_a_format_for_a_directory(format_name, capsys):
 def test_a_version_that_is_not_known_is_told_at_its_option(capsys):
     assert run(["explain", "--backend", "vllm", "--backend-version", "9"]) == 1
     assert capsys.readouterr().err.startswith("error: --backend-version: this version of vllm is not known (got '9').")
+
+
+def test_a_second_file_is_refused_not_dropped(capsys):
+    assert run(["validate", "-f", str(DISAGG), "-f", str(EXAMPLES / "torch-agg.yaml")]) == 2
+    assert "give it once" in capsys.readouterr().err
+
+
+def test_a_resource_that_stands_twice_in_a_file_is_refused(tmp_path, capsys):
+    file = tmp_path / "twice.yaml"
+    file.write_text(f"{ONE}---\n{ONE}")
+    assert run(["validate", "-f", str(file)]) == 1
+    said = capsys.readouterr().err
+    assert f"{file}:9:18: metadata.name: this ModelDeployment is defined twice, first at {file}:3:18" in said
+
+
+@pytest.mark.parametrize(("option", "name"), [("--rules", "torch.rule"), ("--templates", "cli_args.1.j2")])
+def test_files_that_the_deployment_does_not_ask_for_are_told(tmp_path, capsys, option, name):
+    (tmp_path / name).write_text("# nothing\n")
+    assert run(["render", "-f", str(DISAGG), option, str(tmp_path)]) == 0
+    assert f"warning: spec.{option[2:]}.configMapRef: names no ConfigMap" in capsys.readouterr().err

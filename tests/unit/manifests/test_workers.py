@@ -211,3 +211,12 @@ def test_a_budget_exists_only_for_several_workers(cluster):
     assert budget["metadata"]["name"] == "qwen-prefill"
     assert budget["spec"]["maxUnavailable"] == 1
     assert budget["spec"]["selector"]["matchLabels"] == {"tandem.dev/deployment": "qwen", "tandem.dev/role": "prefill"}
+
+
+@pytest.mark.parametrize(("given", "told"), [("1", 1), ("4", 0), ("0", 0)])
+def test_fewer_accelerators_than_the_parallel_sizes_need_are_told(cluster, given, told):
+    resources = {"limits": {"nvidia.com/gpu": given}}
+    spec = {"backend": "vllm", "parameters": {"tensorParallelSize": 4}, "roles": {"agg": {"resources": resources}}}
+    warnings = [text for text in build(deployment(**spec), cluster=cluster).warnings if "nvidia.com/gpu" in text]
+    assert len(warnings) == told
+    assert all("need 4" in text for text in warnings)
