@@ -136,7 +136,7 @@ def test_s1_18_the_token_of_the_hub_is_in_no_log(workers: dict[str, ServerProces
 
 def test_s1_14_the_log_of_a_start_names_every_step_with_its_seconds(workers: dict[str, ServerProcess]) -> None:
     steps = {line["step"]: line["seconds"] for line in workers["agg"].lines() if line["message"] == "load step"}
-    assert list(steps) == ["imports", "device", "tokenizer", "weights", "eval", "ready"]
+    assert list(steps) == ["imports", "device", "config", "tokenizer", "weights", "eval", "ready"]
 
 
 def test_s1_16_sigterm_lets_running_requests_end_refuses_new_ones_and_exits_with_0(model: Path, tmp_path: Path) -> None:
