@@ -179,7 +179,7 @@ def test_a_file_without_end_is_refused():
 
 
 def test_two_deployments_are_not_one(tmp_path):
-    (tmp_path / "d.yaml").write_text(GOOD + "---\n" + GOOD)
+    (tmp_path / "d.yaml").write_text(GOOD + "---\n" + GOOD.replace("name: ", "name: other-"))
     with pytest.raises(Refused, match="2 ModelDeployments are in it"):
         load_deployment(tmp_path / "d.yaml")
 

@@ -82,11 +82,11 @@ def test_maps_that_are_merged_over_and_over_stay_small():
     assert read(MERGES).value["a11"] == {"x": 1}
 
 
-@pytest.mark.parametrize("text", ["[" + "[]," * 300_000 + "]", "---\na: 1\n" * 100_000], ids=["values", "documents"])
-def test_the_largest_texts_take_less_than_a_minute_of_work(text):
+@pytest.mark.parametrize("text", ["[" + "[]," * 75_000 + "]", "---\na: 1\n" * 25_000], ids=["values", "documents"])
+def test_large_texts_take_time_in_proportion_to_their_length(text):
     started = time.process_time()
     assert list(read_documents(text, "f"))
-    assert time.process_time() - started < 60
+    assert time.process_time() - started < 15
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def texts(draw: st.DrawFn) -> str:
 
 
 @pytest.mark.parametrize("command", ["validate", "explain", "render"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=texts())
 def test_a_spoilt_example_is_answered_or_refused_with_its_place(command, text, tmp_path, capsys):
     file = tmp_path / "d.yaml"

@@ -214,7 +214,7 @@ declarations = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(declared=declarations, surge=st.integers(1, 4), data=st.data())
 def test_promises_hold_at_every_step_and_every_takeover_ends(declared, surge, data) -> None:
     world = World(declared, surge, _new_side(declared), [_full_side(declared)])

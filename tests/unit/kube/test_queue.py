@@ -104,7 +104,7 @@ async def test_age_is_that_of_the_key_that_waits_longest(queue: WorkQueue[str], 
     assert queue.oldest_age == 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), workers=st.integers(1, 4))
 def test_whatever_happens_every_addition_is_followed_by_work_and_keys_never_overlap(seed: int, workers: int) -> None:
     asyncio.run(_random_run(random.Random(seed), workers))

@@ -15,7 +15,7 @@ from tandem.manifests.yaml_out import to_yaml
 from tests.unit.manifests.deployments import TEXT, deployment, of_kind, server
 
 BACKENDS = ["torch", "vllm", "sglang", "trtllm"]
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 NASTY = [
     'x"; touch /tmp/x "',
     "it's",

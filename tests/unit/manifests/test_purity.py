@@ -40,7 +40,7 @@ SERVED = [
     for version in tables
     for mode in ("agg", "disagg")
 ]
-SOME = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 FEW = settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 # Rules that would grow, or depend on an order, if they ever saw their own results.
 RULES = (

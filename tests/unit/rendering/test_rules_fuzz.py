@@ -39,7 +39,7 @@ BLOCKS = st.tuples(EXPRESSIONS, st.sampled_from((2, 4, 0)), ASSIGNMENTS).map(
 TEXTS = st.one_of(st.text(max_size=120), st.lists(st.one_of(ASSIGNMENTS, BLOCKS), max_size=4).map("\n".join))
 FACTS = st.fixed_dictionaries({}, optional={"isl": st.integers(1, 10**6), "is_moe": st.booleans()})
 PLACE = re.compile(r"mine/[a-z]+\.rule:[1-9][0-9]*(:[1-9][0-9]*)?")
-SOME = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def outcome(library, backend, mode, text, facts):
