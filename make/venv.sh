@@ -31,7 +31,8 @@ find_uv() {
 
 has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; }
 
-install() { "$uv" pip install --quiet --python .venv/bin/python -c constraints.txt -e ".[$extras]" "$@"; }
+# Compiled once here: some machines forbid Python to keep what it compiles, and torch is large.
+install() { "$uv" pip install --quiet --compile-bytecode --python .venv/bin/python -c constraints.txt -e ".[$extras]" "$@"; }
 
 python=$(find_python)
 uv=$(find_uv)
