@@ -87,9 +87,10 @@ def test_loading_is_shown_while_it_goes_on_and_gone_when_workers_are_ready(
     pods = eventually(lambda: space.pods("tandem.dev/role=decode"), lambda found: len(found) == 2)
     router.tells(pods, 31 * GB // 10)
     eventually(lambda: shown(space), lambda found: found == {"prefill": None, "decode": "3.1/14.9 GB"})
-    message = condition(space.get(), "Ready")["message"]
-    assert "loading 3.1/14.9 GB" in message
+    # While prefill is not up either, that is what Ready says first.
     space.wait_condition("PrefillReady", "True")
+    said = eventually(lambda: condition(space.get(), "Ready")["message"], lambda text: "loading" in text)
+    assert "loading 3.1/14.9 GB" in said
 
     since, asked = plane.audit_offset(), router.asked
     router.tells(pods, 31 * GB // 10 + 1)
