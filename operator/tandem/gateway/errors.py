@@ -72,13 +72,10 @@ def too_large(limit: int) -> HttpError:
 
 def too_many_bodies(*, retry_after: int) -> HttpError:
     """503: the bodies of other requests take all the room there is."""
-    return HttpError(
-        503,
-        "the router holds as many request bodies as it may; send the request again later, or raise --max-held-bytes",
-        kind="service_unavailable",
-        code="router_full",
-        headers={"retry-after": str(retry_after)},
+    message = (
+        "the router holds as many request bodies as it may; send the request again later, or raise --max-held-bytes"
     )
+    return _unavailable(message, code="router_full", retry_after=retry_after)
 
 
 def unknown_route(status: int, *, method: str, path: str, headers: dict[str, str] | None = None) -> HttpError:
@@ -92,20 +89,19 @@ def unknown_route(status: int, *, method: str, path: str, headers: dict[str, str
 
 def no_worker(message: str, *, retry_after: int) -> HttpError:
     """503: nobody is there to serve the request."""
-    return HttpError(
-        503, message, kind="service_unavailable", code="no_worker_ready", headers={"retry-after": str(retry_after)}
-    )
+    return _unavailable(message, code="no_worker_ready", retry_after=retry_after)
 
 
 def stopping(*, retry_after: int) -> HttpError:
     """503: the router is going away before the request was done."""
-    return HttpError(
-        503,
-        "the router is stopping; send the request again",
-        kind="service_unavailable",
-        code="router_stopping",
-        headers={"retry-after": str(retry_after)},
+    return _unavailable(
+        "the router is stopping; send the request again", code="router_stopping", retry_after=retry_after
     )
+
+
+def _unavailable(message: str, *, code: str, retry_after: int) -> HttpError:
+    headers = {"retry-after": str(retry_after)}
+    return HttpError(503, message, kind="service_unavailable", code=code, headers=headers)
 
 
 def unreachable(message: str) -> HttpError:

@@ -12,11 +12,11 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from jinja2 import Template, TemplateError, TemplateSyntaxError, Undefined, nodes
+from jinja2 import Template, TemplateError, Undefined, nodes
 
 from tandem.api.problems import Problem, Refused, refuse
 from tandem.rendering.bounds import ALLOWANCE, Allowance
-from tandem.rendering.templates import MAX_TEMPLATE_CHARACTERS, template_environment
+from tandem.rendering.templates import check_loops, compile_checked, template_environment
 from tandem.rendering.values import as_text
 
 _STATEMENTS = (nodes.Output, nodes.If, nodes.For)
@@ -48,21 +48,15 @@ class ShellTemplate:
 
 def compile_shell(source: str, location: str) -> ShellTemplate:
     """Compiles `source`; raises `Refused` with the line of what cannot stand there."""
-    if len(source) > MAX_TEMPLATE_CHARACTERS:
-        fix = f"Keep it below {MAX_TEMPLATE_CHARACTERS} characters."
-        raise refuse(location, len(source), "the template is too long", fix)
     environment = template_environment().overlay(finalize=_finalize)
-    try:
-        tree = environment.parse(source, location, location)
-        _check_nodes(tree, location)
-        _Scanner(location).body(tree.body)
-        code = environment.compile(tree, location, location)
-    except TemplateSyntaxError as error:
-        where = f"{location}:{error.lineno}"
-        raise refuse(where, None, f"malformed template: {error.message}", "Correct it.") from None
-    except RecursionError:
-        raise refuse(location, None, "the template is nested too deeply", "Make it simpler.") from None
-    return ShellTemplate(location, Template.from_code(environment, code, {}))
+    compiled = compile_checked(environment, location=location, source=source, check=_checked, fix="Correct it.")
+    return ShellTemplate(location, compiled)
+
+
+def _checked(tree: nodes.Template, location: str) -> nodes.Template:
+    _check_nodes(tree, location)
+    _Scanner(location).body(tree.body)
+    return tree
 
 
 def _finalize(value: object) -> str:
@@ -80,11 +74,7 @@ def _check_nodes(tree: nodes.Template, location: str) -> None:
         if not isinstance(node, (*_STATEMENTS, *_EXPRESSIONS)):
             kind = type(node).__name__.lower()
             raise refuse(f"{location}:{node.lineno}", kind, "this cannot be used in a script's template", _FIX)
-    for loop in tree.find_all(nodes.For):
-        if loop.recursive or any(True for part in loop.body for _ in part.find_all(nodes.For)):
-            raise refuse(f"{location}:{loop.lineno}", None, "loops inside loops are not allowed", "Use one loop.")
-        if any(isinstance(part, nodes.For) for part in loop.body):
-            raise refuse(f"{location}:{loop.lineno}", None, "loops inside loops are not allowed", "Use one loop.")
+    check_loops(tree, location)
 
 
 class _Scanner:

@@ -112,21 +112,46 @@ class YamlTemplate:
 
 def compile_template(environment: ImmutableSandboxedEnvironment, *, location: str, source: str) -> YamlTemplate:
     """Compiles `source`; raises `Refused` with the line of a mistake or of an expression that is a part of a value."""
+    fix = "Correct it or use the shipped one."
+    compiled = compile_checked(environment, location=location, source=source, check=_checked, fix=fix)
+    return YamlTemplate(location, compiled)
+
+
+def compile_checked(
+    environment: ImmutableSandboxedEnvironment,
+    *,
+    location: str,
+    source: str,
+    check: Callable[[nodes.Template, str], nodes.Template],
+    fix: str,
+) -> Template:
+    """Compiles what `check(tree, location)` gives of `source`; raises `Refused`, for a malformed one with `fix`."""
     if len(source) > MAX_TEMPLATE_CHARACTERS:
-        fix = f"Keep it below {MAX_TEMPLATE_CHARACTERS} characters."
-        raise refuse(location, len(source), "the template is too long", fix)
+        longest = f"Keep it below {MAX_TEMPLATE_CHARACTERS} characters."
+        raise refuse(location, len(source), "the template is too long", longest)
     try:
-        tree = environment.parse(source, location, location)
-        _check(tree, location)
-        code = environment.compile(_Bounds().visit(tree), location, location)
+        tree = check(environment.parse(source, location, location), location)
+        code = environment.compile(tree, location, location)
     except TemplateSyntaxError as error:
         where = f"{location}:{error.lineno}"
-        raise refuse(
-            where, None, f"malformed template: {error.message}", "Correct it or use the shipped one."
-        ) from None
+        raise refuse(where, None, f"malformed template: {error.message}", fix) from None
     except RecursionError:
         raise refuse(location, None, "the template is nested too deeply", "Make it simpler.") from None
-    return YamlTemplate(location, Template.from_code(environment, code, {}))
+    return Template.from_code(environment, code, {})
+
+
+def check_loops(tree: nodes.Template, location: str) -> None:
+    """Raises `Refused` for a loop inside a loop."""
+    for loop in tree.find_all(nodes.For):
+        deeper = [inner for part in loop.body for inner in (part, *part.find_all(nodes.For)) if inner is not loop]
+        if loop.recursive or any(isinstance(inner, nodes.For) for inner in deeper):
+            raise refuse(f"{location}:{loop.lineno}", None, "loops inside loops are not allowed", "Use one loop.")
+
+
+def _checked(tree: nodes.Template, location: str) -> nodes.Template:
+    _check(tree, location)
+    bounded_tree: nodes.Template = _Bounds().visit(tree)
+    return bounded_tree
 
 
 def _check(tree: nodes.Template, location: str) -> None:
@@ -138,10 +163,7 @@ def _check(tree: nodes.Template, location: str) -> None:
     for found in tree.find_all((nodes.Assign, nodes.AssignBlock, nodes.With, nodes.FilterBlock)):
         where = f"{location}:{found.lineno}"
         raise refuse(where, None, "a template has no variables of its own", "Write the value where it is needed.")
-    for loop in tree.find_all(nodes.For):
-        deeper = [inner for part in loop.body for inner in (part, *part.find_all(nodes.For)) if inner is not loop]
-        if loop.recursive or any(isinstance(inner, nodes.For) for inner in deeper):
-            raise refuse(f"{location}:{loop.lineno}", None, "loops inside loops are not allowed", "Use one loop.")
+    check_loops(tree, location)
     for call in tree.find_all(nodes.Call):
         raise refuse(f"{location}:{call.lineno}", None, "a template calls nothing", "Use a filter: {{ x | lower }}.")
     for output in tree.find_all(nodes.Output):
