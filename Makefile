@@ -38,17 +38,19 @@ lint: .venv/.ready ## Style, types, imports, freshness of generated files
 	$(PY) -m tandem.api.crd --check charts/tandem/files/crds
 	$(PY) -m tandem.api.reference --check docs/reference
 	$(PY) -m tandem.generator.pages --check docs/reference
+	$(PY) make/pod_fields.py --check
 	$(PY) make/torch_constraints.py --check
 
 format: .venv/.ready ## Put files into shape
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-generated: .venv/.ready ## Write again what is generated: CRDs, reference, torch's part of constraints.txt
+generated: .venv/.ready ## Write again what is generated: CRDs, reference, fields of pods, torch's part of constraints.txt
 	$(PY) -m tandem.api.crd crds
 	$(PY) -m tandem.api.crd charts/tandem/files/crds
 	$(PY) -m tandem.api.reference docs/reference
 	$(PY) -m tandem.generator.pages docs/reference
+	$(PY) make/pod_fields.py
 	$(PY) make/torch_constraints.py
 
 bench: .venv/.ready ## Benchmarks, as JSON under build/bench/

@@ -41,7 +41,7 @@ def command(*, file: Path, output: Path | None, **cluster: Any) -> None:
         with source.locating():
             builds.append(build(deployment, cluster=facts))
     for built in builds:
-        for warning in built.warnings:
+        for warning in (*built.warnings, *built.unknown_fields):
             click.echo(f"warning: {warning}", err=True)
     if output is None:
         click.echo("".join(to_yaml(built) for built in builds), nl=False)

@@ -24,8 +24,13 @@ from tandem.manifests import Cluster, build
 )
 @file_option("File with resources of any of Tandem's kinds")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--allow-unknown-fields",
+    is_flag=True,
+    help="Only warn of fields in podTemplate that this Tandem does not know; a newer API server may.",
+)
 @cluster_options
-def command(*, file: Path, output: str, **cluster: Any) -> None:
+def command(*, file: Path, output: str, allow_unknown_fields: bool, **cluster: Any) -> None:
     """Checks every resource of the file, and builds the objects of every ModelDeployment. Prints what was checked and
     exits 0, or prints each problem with file, line, path, reason and fix and exits 1.
 
@@ -37,7 +42,7 @@ def command(*, file: Path, output: str, **cluster: Any) -> None:
         facts = cluster_from(**cluster)
         for loaded in load(file, hints=engine_hints(facts.library)):
             try:
-                checked.append(_check(loaded, facts))
+                checked.append(_check(loaded, facts, allow_unknown_fields=allow_unknown_fields))
             except Refused as refused:
                 problems += refused.problems
     except Refused as refused:
@@ -54,17 +59,19 @@ def command(*, file: Path, output: str, **cluster: Any) -> None:
         click.get_current_context().exit(EXIT_REFUSED)
 
 
-def _check(loaded: Loaded, cluster: Cluster) -> dict[str, Any]:
+def _check(loaded: Loaded, cluster: Cluster, *, allow_unknown_fields: bool) -> dict[str, Any]:
     resource = loaded.resource
     summary: dict[str, Any] = {"kind": resource.kind, "name": resource.metadata.name}
     if isinstance(resource, ModelDeployment):
         with loaded.locating():
             built = build(resource, cluster=cluster)
+            if built.unknown_fields and not allow_unknown_fields:
+                raise Refused(built.unknown_fields)
         summary |= {
             "objects": len(built.objects),
             "parameters": len(built.parameters),
             "revision": built.revision,
-            "warnings": list(built.warnings),
+            "warnings": [*built.warnings, *map(str, built.unknown_fields)],
         }
     return summary
 

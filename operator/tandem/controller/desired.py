@@ -131,7 +131,8 @@ def compact(built: Build) -> Rendered:
         workers={role: obj["metadata"]["name"] for role, obj in roles if role},
         router=next(_desired(obj) for role, obj in roles if not role),
         parameters=json.dumps(parameters).encode(),
-        warnings=built.warnings,
+        # A newer API server may know the field; one that does not refuses the pod's template in its own words.
+        warnings=(*built.warnings, *map(str, built.unknown_fields)),
     )
 
 

@@ -66,6 +66,8 @@ def plan_deployment(deployment: ModelDeployment, options: LocalOptions, *, direc
     if problems:
         raise Refused(problems)
     built = build(deployment, cluster=options.cluster)
+    if built.unknown_fields:
+        raise Refused(built.unknown_fields)  # here is no API server to judge them
     machine = this_machine(
         directory=directory,
         port=_address_port(options.port),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tandem.api.deployment import ModelDeployment, RoleName
-from tandem.api.problems import refuse
+from tandem.api.problems import Problem, Refused, refuse
 from tandem.blueprint.model import Blueprint
 from tandem.manifests import access, names, router, timing, workers
 from tandem.manifests.backends import BACKENDS
@@ -17,6 +17,7 @@ from tandem.manifests.cluster import Cluster
 from tandem.manifests.model import Build, KubernetesObject
 from tandem.manifests.overlay import server_image
 from tandem.manifests.placement import Placement, check_ports, place
+from tandem.manifests.podshape import shape_of
 from tandem.manifests.request import rendering_request
 from tandem.manifests.revision import revision
 from tandem.manifests.sources import model_access
@@ -30,6 +31,7 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
     Pure: no I/O, clock, network or global state, and the same input gives the same objects in the same order.
     """
     _check_name(deployment.metadata.name)
+    unknown_fields = _unknown_fields(deployment)
     source = model_access(deployment)
     library = _library(deployment, cluster)
     rendering = render(rendering_request(deployment, source.facts, blueprint), library)
@@ -53,7 +55,20 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
         rule_trace=tuple(hit for role in rendering.roles for hit in role.trace),
         warnings=tuple(dict.fromkeys(_warnings(parts, cluster, library))),
         revision=parts.revision,
+        unknown_fields=unknown_fields,
     )
+
+
+def _unknown_fields(deployment: ModelDeployment) -> tuple[Problem, ...]:
+    """Of the podTemplates; raises `Refused` with every value in them that has a wrong type."""
+    shapes = [
+        shape_of(template, f"spec.roles.{name}.podTemplate")
+        for name in deployment.role_names()
+        if (template := deployment.role(name).pod_template) is not None
+    ]
+    if mistakes := [problem for shape in shapes for problem in shape.mistakes]:
+        raise Refused(mistakes)
+    return tuple(problem for shape in shapes for problem in shape.unknown)
 
 
 def _placements(deployment: ModelDeployment, rendering: Rendering, cluster: Cluster) -> dict[str, Placement]:

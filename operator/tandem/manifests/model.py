@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tandem.api.problems import Problem
 from tandem.rendering.values import ParameterValue, RuleHit, Source
 
 __all__ = ["Build", "KubernetesObject", "ParameterValue", "RuleHit", "Source"]
@@ -18,7 +19,9 @@ class Build:
 
     `objects` are complete and in an order that is good for applying; callers must not change them. `parameters` are the
     effective engine parameters with their source, `rule_trace` what each rule did, `warnings` what a user should know
-    although it works, `revision` the short hash of what prefill and decode workers must agree on.
+    although it works, `revision` the short hash of what prefill and decode workers must agree on. `unknown_fields` are
+    fields of a podTemplate that the Kubernetes release of `podfields` does not have: most likely misspelt, but for the
+    API server to judge where there is one, as it may be newer.
     """
 
     objects: tuple[KubernetesObject, ...]
@@ -26,3 +29,4 @@ class Build:
     rule_trace: tuple[RuleHit, ...]
     warnings: tuple[str, ...]
     revision: str
+    unknown_fields: tuple[Problem, ...] = ()

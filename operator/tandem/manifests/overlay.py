@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tandem.api.mistakes import near
 from tandem.api.problems import refuse
 from tandem.manifests import names
+from tandem.manifests.podshape import place_of
 from tandem.manifests.security import container_security
 
 
@@ -39,7 +41,6 @@ _SPEC: Mapping[str, _Keyed] = {
     "topologySpreadConstraints": _Keyed(("topologyKey", "whenUnsatisfiable")),
     "tolerations": _Keyed(("key", "operator", "value", "effect")),
 }
-MAX_DEPTH = 32
 _PLAIN: Mapping[str, _Keyed] = {}
 _DEFAULTS: Mapping[str, str] = {"protocol": "TCP", "operator": "Equal"}
 _RESERVED_LABELS = frozenset(
@@ -52,7 +53,6 @@ _RESERVED_LABELS = frozenset(
 
 def apply_overlay(template: Mapping[str, Any], overlay: Mapping[str, Any], path: str) -> dict[str, Any]:
     """`template` with `overlay` merged in, as a new value; raises `Refused` located below `path`."""
-    _check_depth(overlay, path)
     _check(overlay, path)
     merged = dict(template)
     for part, schema in (("metadata", _PLAIN), ("spec", _SPEC)):
@@ -82,33 +82,27 @@ def _field(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, Mapping) else None
 
 
-def _check_depth(overlay: Mapping[str, Any], path: str) -> None:
-    """Refuses what no pod has and no parser need bear; without recursion."""
-    waiting: list[tuple[Any, str, int]] = [(overlay, path, 0)]
-    while waiting:
-        value, where, depth = waiting.pop()
-        if depth > MAX_DEPTH:
-            raise refuse(
-                where, None, f"nested deeper than {MAX_DEPTH} levels", "No field of a pod is so deep: remove it."
-            )
-        if isinstance(value, Mapping):
-            waiting += [(inner, f"{where}.{key}", depth + 1) for key, inner in value.items()]
-        elif isinstance(value, list):
-            waiting += [(inner, f"{where}[{index}]", depth + 1) for index, inner in enumerate(value)]
-
-
 def _check(overlay: Mapping[str, Any], path: str) -> None:
     for part, value in overlay.items():
         if part not in ("metadata", "spec"):
-            raise refuse(f"{path}.{part}", None, "a pod template has metadata and spec", "Put it below one of them.")
+            raise refuse(f"{path}.{part}", None, "a pod template has metadata and spec", _right_place(part))
         _mapping(value, f"{path}.{part}")
     for key, value in overlay.get("metadata", {}).items():
         where = f"{path}.metadata.{key}"
         if key not in ("labels", "annotations"):
-            raise refuse(where, value, "Tandem names its pods itself", "Remove it.")
+            found = near(key, ["labels", "annotations"])
+            fix = f"Did you mean {found}?" if found else "Remove it."
+            raise refuse(where, None, "of metadata only labels and annotations can be given", fix)
         for label in sorted(_RESERVED_LABELS & set(_mapping(value, where))):
             reason = "Services, router and operator find the pod by this label"
             raise refuse(f"{where}.{label}", value[label], reason, "Use a label of your own.")
+
+
+def _right_place(part: str) -> str:
+    if found := near(part, ["metadata", "spec"]):
+        return f"Did you mean {found}?"
+    place = place_of(part)
+    return f"It belongs below podTemplate.{place}." if place else "Put it below one of them."
 
 
 def _merge(base: Any, overlay: Any, path: str, schema: _Keyed | None) -> Any:
@@ -174,7 +168,7 @@ def _identity(item: Mapping[str, Any], schema: _Keyed) -> tuple[Any, ...]:
 def _mapping(value: Any, path: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         shown = "null" if value is None else value
-        raise refuse(path, shown, "a mapping is needed here", "Write key: value pairs, or null for single fields.")
+        raise refuse(path, shown, "a map is needed here", "Write key: value lines, or null for single fields.")
     return value
 
 

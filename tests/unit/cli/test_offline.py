@@ -279,3 +279,43 @@ def test_files_that_the_deployment_does_not_ask_for_are_told(tmp_path, capsys, o
     (tmp_path / name).write_text("# nothing\n")
     assert run(["render", "-f", str(DISAGG), option, str(tmp_path)]) == 0
     assert f"warning: spec.{option[2:]}.configMapRef: names no ConfigMap" in capsys.readouterr().err
+
+
+MISSPELT = f"{ONE}  roles: {{agg: {{podTemplate: {{spec: {{containrs: []}}}}}}}}\n"
+
+
+def test_validate_refuses_a_field_that_no_pod_has(tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    file.write_text(MISSPELT)
+
+    assert run(["validate", "-f", str(file)]) == 1
+    told = capsys.readouterr().err
+    assert f"{file}:6:38: spec.roles.agg.podTemplate.spec.containrs: " in told
+    assert "Did you mean containers?" in told
+
+
+def test_validate_only_warns_of_it_when_asked_as_a_newer_api_server_may_know_it(tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    file.write_text(MISSPELT)
+
+    assert run(["validate", "-f", str(file), "--allow-unknown-fields"]) == 0
+    assert "  warning: spec.roles.agg.podTemplate.spec.containrs: " in capsys.readouterr().out
+
+
+def test_render_warns_of_it_for_the_api_server_judges(tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    file.write_text(MISSPELT)
+
+    assert run(["render", "-f", str(file)]) == 0
+    printed = capsys.readouterr()
+    assert "warning: spec.roles.agg.podTemplate.spec.containrs: " in printed.err
+    assert "containrs: []" in printed.out
+
+
+def test_local_mode_refuses_it_for_nothing_else_would(tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    file.write_text(MISSPELT)
+    (tmp_path / "config.json").write_text("{}")
+
+    assert run(["local", "up", "-f", str(file), "--volume", f"m={tmp_path}", "--once", "hello"]) == 1
+    assert "spec.roles.agg.podTemplate.spec.containrs: " in capsys.readouterr().err

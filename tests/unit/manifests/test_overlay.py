@@ -117,10 +117,10 @@ def test_tolerations_are_kept_apart_by_all_their_fields(cluster):
     ("overlay", "where", "reason"),
     [
         ({"status": {}}, "status", "a pod template has metadata and spec"),
-        ({"spec": None}, "spec", "a mapping is needed here (got 'null')"),
-        ({"spec": []}, "spec", "a mapping is needed here"),
-        ({"metadata": {"name": "x"}}, "metadata.name", "Tandem names its pods itself"),
-        ({"metadata": {"labels": None}}, "metadata.labels", "a mapping is needed here"),
+        ({"spec": None}, "spec", "a map is needed here (got 'null')"),
+        ({"spec": []}, "spec", "a map is needed here"),
+        ({"metadata": {"name": "x"}}, "metadata.name", "only labels and annotations can be given"),
+        ({"metadata": {"labels": None}}, "metadata.labels", "a map is needed here"),
         (
             {"metadata": {"labels": {"tandem.dev/role": "agg"}}},
             "metadata.labels.tandem.dev/role",
@@ -133,10 +133,10 @@ def test_tolerations_are_kept_apart_by_all_their_fields(cluster):
         ),
         ({"spec": {"containers": None}}, "spec.containers", "it cannot be removed"),
         ({"spec": {"containers": {}}}, "spec.containers", "a list is needed here"),
-        ({"spec": {"containers": ["x"]}}, "spec.containers[0]", "a mapping is needed here"),
+        ({"spec": {"containers": ["x"]}}, "spec.containers[0]", "a map is needed here"),
         ({"spec": {"containers": [{"image": "x"}]}}, "spec.containers[0].name", "items of this list are merged by it"),
         ({"spec": {"initContainers": "x"}}, "spec.initContainers", "a list is needed here"),
-        ({"spec": {"securityContext": "x"}}, "spec.securityContext", "a mapping is needed here"),
+        ({"spec": {"securityContext": "x"}}, "spec.securityContext", "a map is needed here"),
         (on_server(env={"A": "b"}), "spec.containers[0].env", "a list is needed here"),
         (on_server(**{"$patch": "delete"}), "spec.containers[0]", "the server container cannot be removed"),
         (on_server(**{"$patch": "replace"}), "spec.containers[0].$patch", "only `$patch: delete`"),
@@ -188,8 +188,96 @@ def _places(cluster, overlay):
 def test_a_security_context_that_is_no_mapping_is_refused_at_its_place(cluster, group, value):
     overlay = {"spec": {group: [{"name": "side", "image": "x", "securityContext": value}]}}
 
-    where = f"spec.roles.agg.podTemplate.spec.{group}[0].securityContext: a mapping is needed here"
+    where = f"spec.roles.agg.podTemplate.spec.{group}[0].securityContext: a map is needed here"
     assert refusal(cluster, overlay).startswith(where)
+
+
+def unknown(cluster, overlay):
+    return [
+        (problem.path.removeprefix("spec.roles.agg.podTemplate."), problem.fix)
+        for problem in built(cluster, overlay).unknown_fields
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "where", "fix"),
+    [
+        ({"spec": {"containrs": []}}, "spec.containrs", "Did you mean containers?"),
+        ({"spec": {"nodeSelecter": {"a": "b"}}}, "spec.nodeSelecter", "Did you mean nodeSelector?"),
+        ({"spec": {"node_selector": {}}}, "spec.node_selector", "Did you mean nodeSelector?"),
+        (on_server(resorces={}), "spec.containers[0].resorces", "Did you mean resources?"),
+        (
+            on_server(resources={"limit": {"memory": "8Gi"}}),
+            "spec.containers[0].resources.limit",
+            "Did you mean limits?",
+        ),
+        ({"spec": {"env": []}}, "spec.env", "It belongs below podTemplate.spec.containers[]."),
+        (
+            on_server(tolerations=[]),
+            "spec.containers[0].tolerations",
+            "It belongs below podTemplate.spec.",
+        ),
+        (
+            {"spec": {"affinity": {"podAffinity": {"zzz": 1}}}},
+            "spec.affinity.podAffinity.zzz",
+            "Remove it; known here: kubectl explain pod.spec.affinity.podAffinity",
+        ),
+    ],
+)
+def test_a_field_that_no_pod_has_is_told_with_the_right_one(cluster, overlay, where, fix):
+    assert unknown(cluster, overlay) == [(where, fix)]
+
+
+def test_a_field_that_no_pod_has_is_applied_all_the_same_for_a_newer_api_server_may_know_it(cluster):
+    assert pod(built(cluster, {"spec": {"newInKubernetes": 5}}), "agg")["newInKubernetes"] == 5
+
+
+def test_what_an_unknown_field_holds_is_not_told_for_it_may_be_a_secret(cluster):
+    overlay = on_server(enviroment=[{"name": "TOKEN", "value": "hunter2"}])
+
+    assert "hunter2" not in str(built(cluster, overlay).unknown_fields)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "where", "reason"),
+    [
+        (on_server(env=[{"name": "A", "value": 5}]), "spec.containers[0].env[0].value", 'Quote it: "5".'),
+        (on_server(env=[{"name": "A", "value": True}]), "spec.containers[0].env[0].value", 'Quote it: "true".'),
+        (on_server(args=["-x", 5]), "spec.containers[0].args[1]", "a text is needed here"),
+        (on_server(command="run me"), "spec.containers[0].command", "a list is needed here"),
+        ({"spec": {"nodeSelector": {"gpu": 1}}}, "spec.nodeSelector.gpu", "a text is needed here"),
+        ({"spec": {"priority": "5"}}, "spec.priority", "Write 5 without quotes."),
+        ({"spec": {"priority": True}}, "spec.priority", "a whole number is needed here"),
+        ({"spec": {"hostIPC": "yes"}}, "spec.hostIPC", "Write true without quotes."),
+        (on_server(resources={"limits": {"memory": "8GB"}}), "spec.containers[0].resources.limits.memory", "quantity"),
+        (on_server(readinessProbe={"httpGet": "/x"}), "spec.containers[0].readinessProbe.httpGet", "a map is needed"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_where_it_stands(cluster, overlay, where, reason):
+    message = refusal(cluster, overlay)
+
+    assert message.startswith(f"spec.roles.agg.podTemplate.{where}: ")
+    assert reason in message
+
+
+def test_wrong_values_of_all_roles_are_told_in_one_round(cluster):
+    roles = {name: {"podTemplate": {"spec": {"priority": "high"}}} for name in ("prefill", "decode")}
+
+    with pytest.raises(Refused) as refused:
+        build(deployment(mode="disagg", roles=roles), cluster=cluster)
+
+    paths = [problem.path for problem in refused.value.problems]
+    assert paths == [f"spec.roles.{name}.podTemplate.spec.priority" for name in ("prefill", "decode")]
+
+
+def test_values_that_the_api_takes_in_several_forms_are_taken(cluster):
+    overlay = on_server(
+        resources={"limits": {"cpu": 0.5, "memory": "4Gi"}, "requests": {"cpu": "250m", "memory": 1024}},
+        startupProbe={"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 5.0},
+        lifecycle={"preStop": {"httpGet": {"port": 8000}}},
+    )
+
+    assert unknown(cluster, overlay) == []
 
 
 def test_what_is_nested_too_deeply_is_refused_at_its_place(cluster):
