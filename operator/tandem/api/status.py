@@ -12,7 +12,12 @@ class StatusModel(BaseModel):
     """Written by the operator only, therefore lenient on reading: what an older operator wrote is no error."""
 
     model_config = ConfigDict(
-        frozen=True, extra="ignore", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+        defer_build=True,
+        frozen=True,
+        extra="ignore",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
     )
 
 

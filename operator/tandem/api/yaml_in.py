@@ -104,8 +104,11 @@ def dotted(location: Location) -> str:
     return path or "."
 
 
-def read_documents(text: str, name: str) -> Iterator[Document]:
-    """The documents of `text` that are not empty; raises `Refused`, located in the file `name`."""
+def read_documents(text: str, name: str, *, keys_as_written: bool = False) -> Iterator[Document]:
+    """The documents of `text` that are not empty; raises `Refused`, located in the file `name`.
+
+    A key that is no text (`true`, `1`) is refused, or with `keys_as_written` is the text that stands there.
+    """
     if len(text) > MAX_CHARACTERS:
         fix = f"Give files of at most {MAX_CHARACTERS // 2**20} MiB."
         raise refuse(name, f"{len(text)} characters", "the text is too long", fix)
@@ -116,7 +119,7 @@ def read_documents(text: str, name: str) -> Iterator[Document]:
         try:
             while loader.check_node():
                 node = cast("yaml.Node", loader.get_node())
-                value = _Reader(loader, name).read(node)
+                value = _Reader(loader, name, keys_as_written=keys_as_written).read(node)
                 if value is not None:
                     yield Document(name, value, node)
         finally:
@@ -134,9 +137,10 @@ class _Reader:
     """Makes a document's value from its nodes. YAML's own loader would take the last of two equal keys, and anything
     that has no JSON form; it would not bound what aliases expand to."""
 
-    def __init__(self, loader: Any, name: str) -> None:
+    def __init__(self, loader: Any, name: str, *, keys_as_written: bool) -> None:
         self._loader = loader
         self._name = name
+        self._keys_as_written = keys_as_written
         self._done: dict[yaml.Node, tuple[object, int]] = {}
         self._open: set[yaml.Node] = set()
         self._problems: list[Problem] = []
@@ -180,7 +184,7 @@ class _Reader:
             if key.value in own:
                 reason = f"this key is there twice, first in line {own[key.value][0].start_mark.line + 1}"
                 self._add(key, key.value, reason, "Remove one of them.")
-            elif key.tag != _TEXT:
+            elif key.tag != _TEXT and not self._keys_as_written:
                 self._add(key, key.value, "a key must be a text", _QUOTE)
             own[key.value] = key, value
         pairs = {**merged, **own}

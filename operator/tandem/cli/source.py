@@ -47,7 +47,16 @@ def deployments_in(file: Path, library: Library) -> tuple[tuple[ModelDeployment,
 
 
 def engine_hints(library: Library) -> Mapping[str, str]:
-    """What to write instead of an engine's own name of a parameter (`max-model-len`), from the mapping tables."""
+    """What to write instead of an engine's own name of a parameter (`max-model-len`), from the mapping tables.
+
+    The tables of all backends are read when a mistake is told: a file without one does not need them.
+    """
+    from tandem.rendering.lazy import Late
+
+    return Late(lambda: _engine_hints(library))
+
+
+def _engine_hints(library: Library) -> Mapping[str, str]:
     from pydantic.alias_generators import to_camel
 
     hints: dict[str, dict[str, None]] = {}

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tandem.api.deployment import ModelDeployment, RoleName
 from tandem.api.problems import refuse
 from tandem.generator.artifacts import artifacts_of, write_artifacts
-from tandem.generator.engine import Flags, flags_of, mapping_table, render_roles, with_table
+from tandem.generator.engine import Flags, flags_of, render_roles, table_of, with_table
 from tandem.generator.inputs import Inputs, check_inputs, merge
 from tandem.generator.params import Params, from_params, to_params
+from tandem.generator.reading import read_data, read_file
 from tandem.generator.schemas import Scalar, Schema, load_schema, parse_schema
 from tandem.generator.shelltext import ShellTemplate, compile_scripts
 from tandem.generator.translate import blueprint_of, relocated, to_deployment
@@ -178,14 +177,7 @@ def generate_backend_artifacts(
 
 def load_input(path: str | Path) -> dict[str, Any]:
     """The input in a YAML file; raises `Refused`."""
-    text = _read(Path(path), "Config file not found")
-    try:
-        found = yaml.load(text, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        reason = f"malformed YAML: {getattr(error, 'problem', None) or error}"
-        raise refuse(where, None, reason, "Check indentation, quotes and brackets there.") from None
+    found = read_data(read_file(Path(path), "Config file not found"), str(path))
     if found is None:
         return {}
     if not isinstance(found, dict):
@@ -201,26 +193,14 @@ def with_templates_of(library: Library, directory: Path, backend: str) -> Librar
         library.table(backend, None)
     nested = directory / backend
     folder = nested if nested.is_dir() else directory
-    texts = {path.name: _read(path, "cannot be read") for path in sorted(folder.glob("*.j2")) if path.is_file()}
+    texts = {path.name: read_file(path, "cannot be read") for path in sorted(folder.glob("*.j2")) if path.is_file()}
     return library.with_templates(backend=backend, texts=texts, label=str(folder), path="templates_dir")
-
-
-def _read(path: Path, missing: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise refuse(str(path), None, missing, "Check the path.") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise refuse(str(path), None, f"the file cannot be read: {error}", "Give a readable UTF-8 file.") from None
 
 
 def _schema(path: str | Path | None) -> Schema:
     if path is None:
         return load_schema()
-    try:
-        document = yaml.load(_read(Path(path), "Schema file not found"), Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        raise refuse(str(path), None, f"malformed YAML: {error}", "Correct it.") from None
+    document = read_data(read_file(Path(path), "Schema file not found"), str(path))
     return parse_schema(document, str(path))
 
 
@@ -259,16 +239,13 @@ def with_mapping_of(
 
     The file is a table that becomes the only one of `backend`, or holds templates: `{vllm: {run.sh.j2: TEXT}}`.
     """
-    text = _read(Path(mapping_path), "Mapping file not found")
+    location = str(mapping_path)
     with relocated():
         library.table(backend, None)
-    try:
-        document = yaml.load(text, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise refuse(str(mapping_path), None, f"malformed YAML: {error}", "Correct it.") from None
+    document = read_data(read_file(Path(mapping_path), "Mapping file not found"), location)
     if isinstance(document, dict) and isinstance(document.get(backend), dict):
-        return library, compile_scripts(document[backend], str(mapping_path))
-    table = mapping_table(text, str(mapping_path))
+        return library, compile_scripts(document[backend], location)
+    table = table_of(document, location)
     if table.backend != backend:
-        raise refuse(str(mapping_path), table.backend, f"the file is not for backend {backend}", "Name another file.")
+        raise refuse(location, table.backend, f"the file is not for backend {backend}", "Name another file.")
     return with_table(library, table), {}

@@ -8,14 +8,14 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 
-import yaml
-
 from tandem.api.deployment import ModelDeployment
-from tandem.api.problems import refuse
 from tandem.blueprint.model import Blueprint
+from tandem.generator.reading import read_data
 from tandem.manifests.request import rendering_request
+from tandem.rendering.lazy import with_values
 from tandem.rendering.library import Library
-from tandem.rendering.mapping import MappingError, MappingTable, extend, parse_mapping
+from tandem.rendering.mapping import MappingTable
+from tandem.rendering.mapping_file import extend, parse_mapping
 from tandem.rendering.pipeline import ModelFacts, Rendering, render
 from tandem.rendering.rules import parse_rules
 from tandem.rendering.templates import compile_template, template_environment
@@ -120,20 +120,18 @@ def library_of(
 
 def mapping_table(text: str, location: str, versions: Mapping[str, str] | None = None) -> MappingTable:
     """The table of a mapping file, which may extend one of `versions` (texts by version); raises `Refused`."""
-    try:
-        documents = {version: _yaml(other) for version, other in (versions or {}).items()}
-        document = _yaml(text)
-        version = str(document["version"]) if isinstance(document, dict) else ""
-        return parse_mapping(extend(version, {**documents, version: document}))
-    except (MappingError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise refuse(location, None, f"malformed mapping file: {error}", "Correct it.") from error
+    documents = {version: read_data(other, location) for version, other in (versions or {}).items()}
+    return table_of(read_data(text, location), location, documents)
 
 
-def _yaml(text: str) -> object:
-    return yaml.load(text, Loader=yaml.CSafeLoader)
+def table_of(document: object, location: str, versions: Mapping[str, object] | None = None) -> MappingTable:
+    """The table of a parsed mapping file, which may extend one of the parsed `versions`; raises `Refused`."""
+    version = document.get("version") if isinstance(document, dict) else None
+    own = version if isinstance(version, str) else ""
+    return parse_mapping(extend(own, {**(versions or {}), own: document}, location), location)
 
 
 def with_table(library: Library, table: MappingTable) -> Library:
     """The library in which `table` is the only one of its backend."""
     only = replace(table, preferred=True)
-    return replace(library, tables={**library.tables, table.backend: {table.version: only}})
+    return replace(library, tables=with_values(library.tables, {table.backend: {table.version: only}}))

@@ -32,6 +32,9 @@ class Allowance:
 
     def spend_for(self, *values: object) -> None:
         """Takes what `values` hold, without walking further than the allowance reaches."""
+        if len(values) == 1 and isinstance(values[0], str):
+            self.spend(len(values[0]))
+            return
         waiting: list[object] = list(values)
         while waiting:
             value = waiting.pop()

@@ -1,14 +1,15 @@
-"""The library: shipped templates, mapping tables and rules, read and compiled once.
+"""The library: shipped templates, mapping tables and rules, each read and compiled when it is first needed.
 
 `load_library()` is the only place of rendering that reads files. The caller keeps what it returns and hands it to
-`build()`; nothing is cached here.
+`build()`; nothing is kept here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources.abc import Traversable
 
 import yaml
@@ -16,7 +17,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tandem.api.problems import refuse
 from tandem.data import data_dir
-from tandem.rendering.mapping import MappingError, MappingTable, extend, parse_mapping
+from tandem.rendering.lazy import Lazy, with_values
+from tandem.rendering.mapping import MappingTable
+from tandem.rendering.mapping_file import extend, parse_mapping
 from tandem.rendering.rules import RuleFile, parse_rules
 from tandem.rendering.templates import YamlTemplate, compile_template, template_environment
 
@@ -33,6 +36,8 @@ _TEMPLATE = re.compile(
 class Library:
     """Everything that rendering looks things up in; a value, safe to share between threads.
 
+    Its mappings make what they hold when it is first looked up, once.
+
     `tables`: backend → version → table. `templates`: backend → file name → template. `rules`: (set, backend) → file.
     """
 
@@ -43,10 +48,10 @@ class Library:
 
     def table(self, backend: str, version: str | None) -> MappingTable:
         """The table of a backend's version, the preferred one for None; raises `Refused` for what is not known."""
-        versions = self.tables.get(backend)
-        if not versions:
-            served = ", ".join(sorted(name for name, tables in self.tables.items() if tables))
+        if backend not in self.tables:
+            served = ", ".join(sorted(self.tables))
             raise refuse("spec.backend", backend, "this backend is not served yet", f"Use one of: {served}.")
+        versions = self.tables[backend]
         if version is None:
             return next(table for table in versions.values() if table.preferred)
         if version not in versions:
@@ -66,15 +71,16 @@ class Library:
 
     def files(self, table: MappingTable) -> Mapping[str, YamlTemplate]:
         """The templates of configuration files, by the name of the file that they become."""
-        found: dict[str, tuple[int, YamlTemplate]] = {}
+        found: dict[str, tuple[int, str]] = {}
         order = (*(f".{version}" for version in table.lineage), None)
-        for name, template in self.templates[table.backend].items():
+        templates = self.templates[table.backend]
+        for name in templates:
             match = _TEMPLATE.fullmatch(name)
             if match and match["ending"] and match["version"] in order:
                 target, rank = match["stem"] + match["ending"], order.index(match["version"])
                 if target not in found or rank < found[target][0]:
-                    found[target] = (rank, template)
-        return {target: template for target, (_, template) in sorted(found.items())}
+                    found[target] = (rank, name)
+        return {target: templates[name] for target, (_, name) in sorted(found.items())}
 
     def rule_file(self, rule_set: str, backend: str) -> RuleFile:
         """The rules of a set for a backend; an empty file when there are none."""
@@ -92,7 +98,7 @@ class Library:
             reason = f"{label} has entries that are rules of no backend"
             raise refuse(path, ", ".join(unknown), reason, f"Remove them; rule files are: {', '.join(known)}.")
         parsed = parse_rules(texts[wanted], f"{label}/{wanted}")
-        return replace(self, rules={**self.rules, (rule_set, backend): parsed})
+        return replace(self, rules=with_values(self.rules, {(rule_set, backend): parsed}))
 
     def with_templates(self, *, backend: str, texts: Mapping[str, str], label: str, path: str) -> Library:
         """The library with a ConfigMap's templates in place of shipped ones of the same name."""
@@ -105,67 +111,99 @@ class Library:
             name: compile_template(self.environment, location=f"{label}/{name}", source=text)
             for name, text in sorted(texts.items())
         }
-        return replace(self, templates={**self.templates, backend: {**shipped, **compiled}})
+        return replace(self, templates=with_values(self.templates, {backend: with_values(shipped, compiled)}))
+
+    def complete(self) -> Library:
+        """The library with everything read and compiled; raises `Refused` naming the first broken file."""
+        return replace(
+            self,
+            tables={backend: dict(tables) for backend, tables in self.tables.items()},
+            templates={backend: dict(templates) for backend, templates in self.templates.items()},
+            rules=dict(self.rules),
+        )
 
 
 def load_library(*, templates_dir: Traversable | None = None, rules_dir: Traversable | None = None) -> Library:
-    """Reads and compiles the shipped data, or that of other directories; raises `Refused` naming the broken file."""
+    """The shipped data, or that of other directories.
+
+    A broken file is told, with `Refused`, when it is first needed; `Library.complete` reads all at once.
+    """
     environment = template_environment()
-    documents: dict[str, dict[str, object]] = {}
-    templates: dict[str, dict[str, YamlTemplate]] = {}
-    for backend, entry in _data_files(templates_dir or data_dir("templates")):
-        location = f"templates/{backend}/{entry.name}"
-        if entry.name.startswith("flags."):  # what the engine accepts, for the tests
-            continue
-        text = entry.read_text(encoding="utf-8")
-        if match := _MAPPING.fullmatch(entry.name):
-            documents.setdefault(backend, {})[match["version"]] = _parsed(location, text)
-        elif entry.name.endswith(".j2"):
-            compiled = compile_template(environment, location=location, source=text)
-            templates.setdefault(backend, {})[entry.name] = compiled
-    tables = {backend: _tables(backend, versions) for backend, versions in documents.items()}
-    return Library(tables, templates, dict(_rule_files(rules_dir or data_dir("rules"))), environment)
+    backends = {folder.name: _files(folder) for folder in _folders(templates_dir or data_dir("templates"))}
+    return Library(
+        tables=Lazy({backend: partial(_tables, backend, files) for backend, files in backends.items()}),
+        templates=Lazy(
+            {backend: partial(_templates, environment, backend, files) for backend, files in backends.items()}
+        ),
+        rules=Lazy({key: partial(_rules, *found) for key, found in _rule_files(rules_dir or data_dir("rules"))}),
+        environment=environment,
+    )
 
 
-def _data_files(directory: Traversable) -> Iterator[tuple[str, Traversable]]:
-    for backend in sorted(directory.iterdir(), key=lambda entry: entry.name):
-        if backend.is_dir():
-            for entry in sorted(backend.iterdir(), key=lambda entry: entry.name):
-                yield backend.name, entry
+def _folders(directory: Traversable) -> list[Traversable]:
+    return [entry for entry in _sorted(directory) if entry.is_dir()]
 
 
-def _parsed(location: str, text: str) -> object:
-    try:
-        return yaml.load(text, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        raise refuse(location, None, f"malformed mapping file: {error}", "Correct it.") from error
+def _files(folder: Traversable) -> list[Traversable]:
+    # flags.* tell the tests what the engine accepts.
+    return [entry for entry in _sorted(folder) if not entry.name.startswith("flags.")]
 
 
-def _tables(backend: str, documents: Mapping[str, object]) -> dict[str, MappingTable]:
-    tables = {}
-    for version in documents:
-        location = f"templates/{backend}/mapping.{version}.yaml"
-        try:
-            table = parse_mapping(extend(version, documents))
-        except (MappingError, KeyError, TypeError, AttributeError) as error:
-            raise refuse(location, None, f"malformed mapping file: {error}", "Correct it.") from error
-        if (table.backend, table.version) != (backend, version):
-            shown = f"{table.backend} {table.version}"
-            raise refuse(location, shown, "the file's name says otherwise", "Rename it.")
-        tables[version] = table
+def _sorted(directory: Traversable) -> list[Traversable]:
+    return sorted(directory.iterdir(), key=lambda entry: entry.name)
+
+
+def _templates(
+    environment: ImmutableSandboxedEnvironment, backend: str, files: Iterable[Traversable]
+) -> Mapping[str, YamlTemplate]:
+    return Lazy(
+        {file.name: partial(_template, environment, backend, file) for file in files if file.name.endswith(".j2")}
+    )
+
+
+def _template(environment: ImmutableSandboxedEnvironment, backend: str, file: Traversable) -> YamlTemplate:
+    location = f"templates/{backend}/{file.name}"
+    return compile_template(environment, location=location, source=file.read_text(encoding="utf-8"))
+
+
+def _tables(backend: str, files: Iterable[Traversable]) -> dict[str, MappingTable]:
+    found = ((_MAPPING.fullmatch(file.name), file) for file in files)
+    documents = {match["version"]: _parsed(backend, file) for match, file in found if match}
+    tables = {version: _table(backend, version, documents) for version in documents}
     if sum(table.preferred for table in tables.values()) != 1:
         raise refuse(f"templates/{backend}", None, "exactly one mapping must say preferred: true", "Set it in one.")
     return tables
 
 
-def _rule_files(directory: Traversable) -> Iterator[tuple[tuple[str, str], RuleFile]]:
+def _parsed(backend: str, file: Traversable) -> object:
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        location = f"templates/{backend}/{file.name}"
+        raise refuse(location, None, f"malformed mapping file: {error}", "Correct it.") from error
+
+
+def _table(backend: str, version: str, documents: Mapping[str, object]) -> MappingTable:
+    location = f"templates/{backend}/mapping.{version}.yaml"
+    table = parse_mapping(extend(version, documents, location), location)
+    if (table.backend, table.version) != (backend, version):
+        shown = f"{table.backend} {table.version}"
+        raise refuse(location, shown, "the file's name says otherwise", "Rename it.")
+    return table
+
+
+def _rule_files(directory: Traversable) -> Iterator[tuple[tuple[str, str], tuple[Traversable, str]]]:
+    """(set, backend) of each rule file, with the file and its name in messages."""
     for rule_set, folder, label in (
         ("production", directory, "rules"),
         ("benchmark", directory / "benchmark", "rules/benchmark"),
     ):
         if not folder.is_dir():
             continue
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-            if entry.name.endswith(".rule"):
-                text = entry.read_text(encoding="utf-8")
-                yield (rule_set, entry.name.removesuffix(".rule")), parse_rules(text, f"{label}/{entry.name}")
+        for file in _sorted(folder):
+            if file.name.endswith(".rule"):
+                yield (rule_set, file.name.removesuffix(".rule")), (file, f"{label}/{file.name}")
+
+
+def _rules(file: Traversable, location: str) -> RuleFile:
+    return parse_rules(file.read_text(encoding="utf-8"), location)

@@ -14,24 +14,18 @@ A table is the data file `templates/<backend>/mapping.<version>.yaml`; it says s
 A setting is a key of the engine's settings file, nested ones with a dot; templates write that file. In `when`, a list
 is arguments and a mapping is settings.
 
-A table may say `extends: <version>` and then hold only what differs from that one.
+A table may say `extends: <version>` and then hold only what differs from that one. `mapping_file.py` reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from tandem.api.parameters import EngineParameters
-from tandem.rendering.constraints import CONSTRAINTS
 from tandem.rendering.values import Value, as_text
 
 PARAMETER_NAMES: tuple[str, ...] = tuple(EngineParameters.model_fields)
-
-
-class MappingError(Exception):
-    """A mapping file that cannot be used: the text says which entry and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,102 +143,3 @@ class MappingTable:
     constraints: tuple[str, ...]
     served_name: Mapping[str, Unsupported]
     preferred: bool
-
-
-_KEYS = frozenset(
-    (
-        *("backend", "version", "lineage", "preferred", "image", "command", "parameters", "defaults"),
-        *("role_defaults", "limits", "limits_refused", "reserved", "must_match", "agreement", "constraints"),
-        "served_name",
-    )
-)
-_FORMS = ("flag", "env", "setting", "when", "unsupported")
-_ENTRY_KEYS = frozenset((*_FORMS, "in_disagg", "values", "list", "mode", "notes", "otherwise", "fix"))
-
-
-def extend(version: str, documents: Mapping[str, object]) -> dict[str, Any]:
-    """The parsed YAML of `version` over what it extends, with its `lineage`; raises `MappingError`."""
-    merged: dict[str, Any] = {}
-    lineage: list[str] = []
-    following: str | None = version
-    while following is not None:
-        document = documents.get(following)
-        if not isinstance(document, dict) or following in lineage:
-            raise MappingError(f"extends: {following} cannot be extended")
-        lineage.append(following)
-        parameters = {**document.get("parameters", {}), **merged.get("parameters", {})}
-        merged = {**document, **merged, "parameters": parameters}
-        merged.pop("extends", None)
-        following = document.get("extends")
-    return {**merged, "lineage": lineage}
-
-
-def parse_mapping(document: object) -> MappingTable:
-    """A table from its parsed YAML with `lineage`; raises `MappingError`."""
-    if not isinstance(document, dict) or not set(document) <= _KEYS:
-        raise MappingError(f"a mapping file has the keys {', '.join(sorted(_KEYS))} and no others")
-    missing = [key for key in ("backend", "version", "image", "command", "parameters") if key not in document]
-    if missing:
-        raise MappingError(f"the keys {', '.join(missing)} are missing")
-    raw = document["parameters"]
-    silent = [name for name in PARAMETER_NAMES if name not in raw]
-    unknown = [name for name in raw if name not in PARAMETER_NAMES]
-    if silent or unknown:
-        raise MappingError(f"parameters: says nothing about {silent}; knows {unknown}, which do not exist")
-    refused, reserved = document.get("limits_refused", {}), document.get("reserved", {})
-    always = frozenset(reserved.get("always", ()))
-    return MappingTable(
-        backend=document["backend"],
-        version=str(document["version"]),
-        lineage=tuple(document["lineage"]),
-        image=document["image"],
-        command=tuple(document["command"]),
-        entries={name: _entry(name, raw[name]) for name in PARAMETER_NAMES},
-        defaults=dict(document.get("defaults", {})),
-        role_defaults={role: dict(given) for role, given in document.get("role_defaults", {}).items()},
-        limits=dict(document.get("limits", {})),
-        limits_refused={name: Unsupported(raw["reason"], raw["fix"]) for name, raw in refused.items()},
-        reserved={mode: always | frozenset(reserved.get(mode, ())) for mode in ("agg", "disagg")},
-        must_match=tuple(document.get("must_match", ())),
-        agreement=frozenset(document.get("agreement", ())),
-        constraints=_constraints(document.get("constraints", ())),
-        served_name={text: Unsupported(**why) for text, why in document.get("served_name", {}).items()},
-        preferred=bool(document.get("preferred", False)),
-    )
-
-
-def _entry(name: str, raw: Any) -> Entry:
-    if isinstance(raw, str):
-        raw = {"flag": raw}
-    if not isinstance(raw, dict) or not set(raw) <= _ENTRY_KEYS:
-        raise MappingError(f"parameters.{name}: an entry has the keys {', '.join(sorted(_ENTRY_KEYS))}")
-    if sum(form in raw for form in _FORMS) != 1:
-        raise MappingError(f"parameters.{name}: exactly one of {', '.join(_FORMS)}")
-    if not all(isinstance(note, str) for note in raw.get("notes", {}).values()):
-        raise MappingError(f"parameters.{name}.notes: a note is a text; put quotes around one with a comma")
-    reason = raw.get("unsupported") or raw.get("otherwise") or "this value cannot be had on this backend"
-    values, cases = raw.get("values"), raw.get("when")
-    return Entry(
-        flag=raw.get("flag"),
-        env=raw.get("env"),
-        setting=raw.get("setting"),
-        in_disagg=raw.get("in_disagg"),
-        values=None if values is None else {as_text(key): as_text(value) for key, value in values.items()},
-        cases=None
-        if cases is None
-        else {as_text(key): () if isinstance(made, dict) else tuple(made) for key, made in cases.items()},
-        case_settings={as_text(key): made for key, made in (cases or {}).items() if isinstance(made, dict)},
-        spread=raw.get("list") == "spread",
-        notes=dict(raw.get("notes", {})),
-        mode=raw.get("mode"),
-        otherwise=Unsupported(reason, raw.get("fix", "Remove it.")),
-    )
-
-
-def _constraints(names: list[str]) -> tuple[str, ...]:
-    unknown = sorted(set(names) - set(CONSTRAINTS))
-    if unknown:
-        raise MappingError(
-            f"constraints: {', '.join(unknown)} is not known; there are {', '.join(sorted(CONSTRAINTS))}"
-        )
-    return tuple(names)

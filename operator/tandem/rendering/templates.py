@@ -37,6 +37,7 @@ _CONCATENATED, _ITEMS = "what ~ makes", "what a loop goes over"
 # On its line, only dashes and a key may stand before an expression, and nothing after it.
 _BEFORE_VALUE = re.compile(r"(^|\n) *((- +)+([A-Za-z_][\w.-]*: +)?|[A-Za-z_][\w.-]*: +)$")
 _AFTER_VALUE = re.compile(r" *(\n|$)")
+_BLOCK_BEGIN = re.compile("(?:^|(?<=[\n\r\x85\u2028\u2029]))[ \t?:-]+")
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -199,8 +200,23 @@ def _line_of(error: BaseException, location: str) -> int | None:
     return line
 
 
+def is_plainly_shallow(text: str) -> bool:
+    """Whether a look at the characters tells that `text` has no alias and at most `MAX_DEPTH` levels.
+
+    A flow collection takes a bracket. A block collection begins behind nothing but spaces and indicators of its line,
+    each deeper one further to the right, but for a list right below its key: two levels a column at most.
+    """
+    if "*" in text:
+        return False
+    brackets = text.count("[") + text.count("{")
+    columns = max((match.end() - match.start() for match in _BLOCK_BEGIN.finditer(text)), default=0)
+    return brackets + 2 * (columns + 1) <= MAX_DEPTH
+
+
 def _check_shape(text: str, location: str) -> None:
     """Refuses what the loader cannot bear: it goes one C frame deeper per level, and copies what aliases merge."""
+    if is_plainly_shallow(text):
+        return
     depth = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

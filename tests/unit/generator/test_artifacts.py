@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tandem.api.deployment import Limits
 from tandem.api.load import parse_resource
 from tandem.api.problems import Refused
 from tandem.generator.calls import backend_configs, generate_backend_artifacts, generate_config_from_input_dict
@@ -314,7 +315,8 @@ def test_s0_31_templates_that_cannot_be_used_are_refused(name, text, reason, tmp
 def test_s0_14_flags_come_from_a_mapping_and_templates_in_memory(minimal):
     names = load_library().table("vllm", None).entries
     refused = {name: {"unsupported": "no", "fix": "no"} for name in names} | {"tensor_parallel_size": "--cards"}
-    mapping = {"backend": "vllm", "version": "1", "preferred": True, "image": "i:1", "command": ["x"]}
+    limits = dict.fromkeys(Limits.model_fields) | {"timeout_seconds": 60}
+    mapping = {"backend": "vllm", "version": "1", "preferred": True, "image": "i:1", "command": ["x"], "limits": limits}
     mine = library_of(
         mappings={"vllm": {"1": yaml.safe_dump({**mapping, "parameters": refused})}},
         templates={"vllm": {"cli_args.j2": "{% for flag in flags %}\n- {{ flag }}\n{% endfor %}\n"}},

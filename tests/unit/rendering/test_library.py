@@ -41,6 +41,8 @@ backend: b
 image: i
 command: [c]
 parameters: {tensor_parallel_size: --x, PARAMETERS}
+limits: {timeout_seconds: 60, max_new_tokens: null, default_max_new_tokens: null, concurrency: null,
+  max_prompt_tokens: null, on_overlong: null, max_queue: null}
 """
 
 
@@ -152,3 +154,18 @@ def test_s0_15_rules_of_other_backends_may_stand_beside_those_in_use(library):
     mine = library.with_rules(backend="torch", rule_set="production", texts=texts, label="r", path="spec.rules")
 
     assert [line.name for line in mine.rule_file("production", "torch").lines] == ["max_batch_size"]
+
+
+def test_only_what_is_asked_for_is_read(tmp_path):
+    write(tmp_path, {"a/mapping.1.yaml": "a: [", "a/cli_args.j2": "- {{", "b/mapping.1.yaml": "a: ["})
+
+    loaded = load_library(templates_dir=tmp_path)
+
+    assert sorted(loaded.tables) == ["a", "b"]
+    assert "templates/a/mapping.1.yaml: malformed" in refusal(lambda: loaded.table("a", None))
+    assert "templates/a/cli_args.j2:1: malformed" in refusal(lambda: loaded.templates["a"]["cli_args.j2"])
+
+
+def test_a_complete_library_is_the_same_value(library):
+    assert library.complete() == library
+    assert library.complete().table("vllm", None) is library.table("vllm", None)

@@ -3,12 +3,9 @@
 import re
 
 import pytest
-import yaml
 
-from tandem.api.problems import Refused
 from tandem.data import data_dir
-from tandem.rendering.library import load_library
-from tandem.rendering.mapping import PARAMETER_NAMES, MappingError, Target, Unsupported, extend, parse_mapping
+from tandem.rendering.mapping import PARAMETER_NAMES, Target, Unsupported
 
 # Parameter, a value, and what it becomes on torch, vLLM, SGLang and TensorRT-LLM (None: refused).
 TABLE = [
@@ -288,76 +285,3 @@ def test_s0_1_data_directories_hold_no_python():
 def _walk(directory):
     for entry in directory.iterdir():
         yield from _walk(entry) if entry.is_dir() else [entry]
-
-
-def minimal(**changes):
-    whole = {"backend": "b", "version": "1", "lineage": ["1"], "image": "i", "command": ["c"]}
-    return whole | {"parameters": dict.fromkeys(PARAMETER_NAMES, "--flag")} | changes
-
-
-@pytest.mark.parametrize(
-    ("document", "reason"),
-    [
-        ([], "a mapping file has the keys"),
-        (
-            minimal(constraints=["bogus"]),
-            "constraints: bogus is not known; there are attention, blocks, budget, experts, graphs",
-        ),
-        (
-            minimal(parameters=minimal()["parameters"] | {"moe_backend": {"flag": "--x", "notes": {"a": None}}}),
-            "parameters.moe_backend.notes: a note is a text",
-        ),
-        (minimal(bogus=1), "a mapping file has the keys"),
-        ({"backend": "b"}, "the keys version, image, command, parameters are missing"),
-        (minimal(parameters={"max_batch_size": "--x"}), "says nothing about ['tensor_parallel_size'"),
-        (minimal(parameters=minimal()["parameters"] | {"zebra": "--x"}), "knows ['zebra'], which do not exist"),
-        (minimal(parameters=minimal()["parameters"] | {"moe_backend": {}}), "parameters.moe_backend: exactly one of"),
-        (minimal(parameters=minimal()["parameters"] | {"moe_backend": {"flg": 1}}), "parameters.moe_backend: an entry"),
-        (
-            minimal(parameters=minimal()["parameters"] | {"moe_backend": {"flag": "--x", "env": "X"}}),
-            "parameters.moe_backend: exactly one of",
-        ),
-    ],
-)
-def test_a_malformed_table_is_refused(document, reason):
-    with pytest.raises(MappingError, match=re.escape(reason)):
-        parse_mapping(document)
-
-
-def test_a_table_takes_from_the_one_it_extends_what_it_does_not_say():
-    old = minimal(version="1", parameters={"max_batch_size": "--a", "max_seq_len": "--b"})
-    new = {"extends": "1", "version": "2", "parameters": {"max_seq_len": "--c"}}
-
-    merged = extend("2", {"1": old, "2": new})
-
-    assert merged["version"] == "2"
-    assert merged["image"] == "i"
-    assert merged["lineage"] == ["2", "1"]
-    assert merged["parameters"] == {"max_batch_size": "--a", "max_seq_len": "--c"}
-
-
-@pytest.mark.parametrize("documents", [{"2": {"extends": "1"}}, {"2": {"extends": "2"}}])
-def test_a_table_that_extends_nothing_or_itself_is_refused(documents):
-    with pytest.raises(MappingError, match="cannot be extended"):
-        extend("2", documents)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "where", "reason"),
-    [
-        ("mapping.1.yaml", "a: [", "templates/b/mapping.1.yaml", "malformed mapping file"),
-        ("mapping.1.yaml", "[]", "templates/b/mapping.1.yaml", "cannot be extended"),
-        ("mapping.2.yaml", yaml.safe_dump(minimal(lineage=[])), "templates/b/mapping.2.yaml", "the file's name says"),
-        ("mapping.1.yaml", yaml.safe_dump(minimal()), "templates/b", "exactly one mapping must say preferred"),
-        ("cli_args.1.j2", "- {{", "templates/b/cli_args.1.j2:1", "malformed template"),
-    ],
-)
-def test_a_broken_data_file_is_named(tmp_path, name, text, where, reason):
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / name).write_text(text)
-
-    with pytest.raises(Refused) as refused:
-        load_library(templates_dir=tmp_path)
-
-    assert str(refused.value).startswith(f"{where}: ")
-    assert reason in str(refused.value)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.api.problems import Refused
-from tandem.rendering.templates import compile_template, template_environment
+from tandem.rendering.templates import MAX_DEPTH, compile_template, is_plainly_shallow, template_environment
 from tandem.rendering.text import to_json
 
 ENVIRONMENT = template_environment()
@@ -129,3 +129,49 @@ def places(source):
 @given(st.text(alphabet="{}%- \nxa\"':#[]|~", max_size=40))
 def test_any_template_gives_data_or_a_located_error(source):
     assert all(place.startswith("templates/x.j2") for place in places(source))
+
+
+def depth_of(text):
+    """The levels and aliases that YAML's own parser finds; None for text that is no YAML."""
+    depth = deepest = aliases = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            deepest = max(deepest, depth)
+            aliases += isinstance(event, yaml.AliasEvent)
+    except yaml.YAMLError:
+        return None
+    return deepest, aliases
+
+
+PIECES = st.sampled_from(
+    [
+        *("- ", "? ", ": ", "a: ", "a", "1", "[", "]", "{", "}", ", ", "\n", "\r\n", "\x85", "\u2028", " ", "  ", "\t"),
+        *("&x ", "*x", "!!seq ", "!!map ", "| \n", "'a'", '"- [{"', "# c", "---\n", "-", ":", "?"),
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=40).map("".join), st.integers(1, 40))
+def test_what_looks_shallow_is_shallow(piece, times):
+    text = piece * times
+
+    found = depth_of(text)
+
+    assert not (is_plainly_shallow(text) and found and (found[0] > MAX_DEPTH or found[1]))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- a\n- --b\n", True),
+        ('- "{\\"a\\": [1]}"\n', True),
+        ("- *a\n", False),
+        ("- " * 40 + "x", False),
+        ("[" * 40, False),
+        ("\n".join(" " * level + "a:" for level in range(40)), False),
+        ("\n".join(line for level in range(20) for line in (" " * level + "a:", " " * level + "-")), False),
+    ],
+)
+def test_what_looks_shallow(text, expected):
+    assert is_plainly_shallow(text) is expected
