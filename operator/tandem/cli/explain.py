@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,14 +25,25 @@ from tandem.generator.counterfactual import without
 from tandem.manifests import Build, Cluster, RuleHit, build
 from tandem.rendering.mapping import Entry, MappingTable
 
-_HEADINGS = ("DEPLOYMENT", "ROLE", "PARAMETER", "VALUE", "SOURCE", "FROM", "ARGUMENTS")
+_HEADINGS = ("DEPLOYMENT", "ROLE", "PARAMETER", "VALUE", "SOURCE", "FROM", "DEFAULT", "ARGUMENTS")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Default:
+    """What would be in effect if the user had said nothing; `why_not` tells why that cannot be."""
+
+    value: object = None
+    source: str = ""
+    detail: str = ""
+    why_not: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
     """One value in effect. `source` is that of `ParameterValue`, or engine: nobody gave one, so its own default holds.
 
-    `name` is as in YAML, below `parameters` or with `limits.` before it.
+    `name` is as in YAML, below `parameters` or with `limits.` before it. `default` is None where the value itself is
+    what would be in effect anyway. `note` tells what is lost on the way to the arguments.
     """
 
     role: str
@@ -41,20 +52,23 @@ class _Row:
     source: str
     detail: str
     arguments: tuple[str, ...] = ()
+    default: _Default | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Explained:
     """A deployment with the values and rule hits that were asked for; `absent` says why there is none.
 
-    `without` has, for a parameter that was asked for and that the user gave, what it would be otherwise.
+    `single`: one parameter was asked for. `warnings` are what a user should know although it works.
     """
 
     deployment: ModelDeployment
     rows: tuple[_Row, ...]
     hits: tuple[RuleHit, ...]
+    single: bool
     absent: str = ""
-    without: tuple[_Row, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @click.command(
@@ -87,7 +101,7 @@ def command(
 
     Sources: user (the role's own), parameters (spec.parameters), limits (spec.limits), rule, default (Tandem's for this
     backend), blueprint, engine (nobody gave a value: the engine's own default holds). With PARAM: only that one, what
-    each rule did to it, and what it would be without the user's value.
+    each rule did to it.
 
     With --backend: every parameter, or those that the file gives, with what becomes of it there (mapped, limited to
     some values, approximated, refused).
@@ -151,31 +165,40 @@ def _names() -> dict[str, str]:
 def _explain(deployment: ModelDeployment, cluster: Cluster, name: str | None) -> _Explained:
     built = build(deployment, cluster=cluster)
     table = cluster.library.table(deployment.spec.backend, deployment.spec.backend_version)
-    rows = [*_parameter_rows(deployment, built, table), *_limit_rows(deployment, table)]
+    given = {value.name for value in built.parameters if value.source in ("user", "parameters")}
+    defaults = {each: _defaults(deployment, cluster, each, table) for each in given if name in (None, to_camel(each))}
+    rows = [*_parameter_rows(deployment, built, table, defaults), *_limit_rows(deployment, table)]
     asked = tuple(row for row in rows if name in (None, row.name))
     hits = tuple(hit for hit in built.rule_trace if name == to_camel(hit.name))
     absent = "" if asked or name is None else _why_absent(name, table, deployment)
-    given = {row.role for row in asked if row.source in ("user", "parameters")}
-    others = () if name is None or not given else _without(deployment, cluster, name, table)
-    return _Explained(deployment, asked, hits, absent, tuple(row for row in others if row.role in given))
+    warnings = built.warnings if name is None else ()
+    return _Explained(deployment, asked, hits, name is not None, absent, warnings)
 
 
-def _without(deployment: ModelDeployment, cluster: Cluster, name: str, table: MappingTable) -> Iterator[_Row]:
-    """What a parameter would be by role if the user had not given it."""
-    for role, value in without(deployment, _names()[name], cluster=cluster).items():
+def _defaults(deployment: ModelDeployment, cluster: Cluster, name: str, table: MappingTable) -> dict[str, _Default]:
+    """What the parameter `name` would be, by role, if the user had not given it."""
+    found = {}
+    for role, value in without(deployment, name, cluster=cluster).items():
         if value is None:
-            yield _Row(role=role, name=name, value=None, source="engine", detail=_engine(table))
+            found[role] = _Default(source="engine", detail=_engine(table))
+        elif isinstance(value, Refused):
+            found[role] = _Default(why_not=str(value.problems[0]))
         else:
-            arguments = value.arguments
-            row = {"value": value.value, "source": value.source, "detail": value.detail, "arguments": arguments}
-            yield _Row(role=role, name=name, **row)  # type: ignore[arg-type]
+            found[role] = _Default(value=value.value, source=value.source, detail=value.detail)
+    return found
 
 
-def _parameter_rows(deployment: ModelDeployment, built: Build, table: MappingTable) -> Iterator[_Row]:
+def _parameter_rows(
+    deployment: ModelDeployment,
+    built: Build,
+    table: MappingTable,
+    defaults: Mapping[str, Mapping[str, _Default]],
+) -> Iterator[_Row]:
     """By role, what has a value from here before what the engine decides; what this backend has not is left out."""
     for role in deployment.role_names():
         given = [value for value in built.parameters if value.role == role]
         for value in given:
+            by_user = value.source in ("user", "parameters")
             yield _Row(
                 role=role,
                 name=to_camel(value.name),
@@ -183,6 +206,8 @@ def _parameter_rows(deployment: ModelDeployment, built: Build, table: MappingTab
                 source=value.source,
                 detail=value.detail,
                 arguments=value.arguments,
+                default=defaults.get(value.name, {}).get(role) if by_user else None,
+                note=value.note,
             )
         others = set(table.entries) - {value.name for value in given}
         for name, entry in table.entries.items():
@@ -195,7 +220,9 @@ def _limit_rows(deployment: ModelDeployment, table: MappingTable) -> Iterator[_R
     for name, default in table.limits.items():
         given, shown = getattr(limits, name), f"limits.{to_camel(name)}"
         if given is not None:
-            yield _Row(role="*", name=shown, value=given, source="limits", detail=f"spec.{shown}")
+            origin = ("default", _file(table)) if default is not None else ("engine", _engine(table))
+            otherwise = _Default(value=default, source=origin[0], detail=origin[1])
+            yield _Row(role="*", name=shown, value=given, source="limits", detail=f"spec.{shown}", default=otherwise)
         elif default is not None:
             yield _Row(role="*", name=shown, value=default, source="default", detail=_file(table))
         else:
@@ -234,6 +261,7 @@ def _table(explained: Sequence[_Explained]) -> str:
             _text(row.value),
             row.source,
             row.detail,
+            _default_text(row),
             _cut(" ".join(row.arguments)) or "-",
         )
         for each in explained
@@ -243,11 +271,25 @@ def _table(explained: Sequence[_Explained]) -> str:
     lines += [f"{each.deployment.metadata.name}: {each.absent}" for each in explained if each.absent]
     for each in explained:
         lines += [line for hit in each.hits for line in _hit_lines(hit)]
-        lines += [
-            f"{row.role} {row.name} without the user's value: {_text(row.value)} ({row.source} {row.detail})"
-            for row in each.without
-        ]
+        lines += [line for row in each.rows for line in _row_lines(row) if each.single]
+        lines += [f"warning: {text}" for text in each.warnings]
     return "\n".join(lines)
+
+
+def _default_text(row: _Row) -> str:
+    if row.default is None:
+        return _text(row.value)
+    return "must be given" if row.default.why_not else _text(row.default.value)
+
+
+def _row_lines(row: _Row) -> Iterator[str]:
+    """What the table has no room for."""
+    if row.note:
+        yield f"{row.role} {row.name}: {row.note}"
+    if row.default is not None:
+        found = row.default
+        told = found.why_not or f"{_text(found.value)} ({found.source} {found.detail})"
+        yield f"{row.role} {row.name} without the user's value: {told}"
 
 
 def _hit_lines(hit: RuleHit) -> Iterable[str]:
@@ -282,7 +324,7 @@ def _document(explained: Sequence[_Explained]) -> list[dict[str, Any]]:
         {
             "deployment": each.deployment.metadata.name,
             "parameters": [_row_document(row) for row in each.rows],
-            "without": [_row_document(row) for row in each.without],
+            "warnings": list(each.warnings),
             "rules": [
                 {
                     "role": hit.role,
@@ -309,7 +351,16 @@ def _row_document(row: _Row) -> dict[str, Any]:
         "source": row.source,
         "detail": row.detail,
         "arguments": list(row.arguments),
+        "default": _default_document(row),
+        "note": row.note,
     }
+
+
+def _default_document(row: _Row) -> dict[str, object]:
+    found = row.default or _Default(value=row.value, source=row.source, detail=row.detail)
+    if found.why_not:
+        return {"mustBeGiven": found.why_not}
+    return {"value": _plain(found.value), "source": found.source, "detail": found.detail}
 
 
 def _plain(value: object) -> object:

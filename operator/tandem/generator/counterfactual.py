@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from tandem.api.deployment import ModelDeployment
+from tandem.api.problems import Refused
 from tandem.blueprint.model import Blueprint
 from tandem.manifests import Cluster, ParameterValue, build
 
 
 def without(
     deployment: ModelDeployment, name: str, *, cluster: Cluster, blueprint: Blueprint | None = None
-) -> dict[str, ParameterValue | None]:
+) -> dict[str, ParameterValue | Refused | None]:
     """The value that each role would have without the user's own for the parameter `name` (snake_case).
 
-    None: the engine's own default would hold. Raises `Refused` where the deployment cannot be without it.
+    None: the engine's own default would hold; `Refused`: why the deployment cannot be without it.
     """
     spec = deployment.spec
     changed: dict[str, Any] = {}
@@ -28,7 +29,10 @@ def without(
         }
         changed["roles"] = spec.roles.model_copy(update=kept)
     asked = deployment.model_copy(update={"spec": spec.model_copy(update=changed)})
-    values = build(asked, blueprint=blueprint, cluster=cluster).parameters
+    try:
+        values = build(asked, blueprint=blueprint, cluster=cluster).parameters
+    except Refused as refused:
+        return dict.fromkeys(deployment.role_names(), refused)
     return {
         role: next((value for value in values if (value.role, value.name) == (role, name)), None)
         for role in deployment.role_names()

@@ -109,7 +109,7 @@ def _map(
             problems.append(Problem(path, shorten(value), reason, f"Remove this or {to_camel(clash[1])}."))
         taken |= dict.fromkeys(_places(target), name)
         targets.append(target)
-        parameters.append(ParameterValue(role, name, value, source, path, target.shown))
+        parameters.append(ParameterValue(role, name, value, source, path, target.shown, target.note))
     problems += _broken(chosen, table)
     if problems:
         raise Refused(problems)

@@ -200,11 +200,7 @@ def _role(
         settings=settings,
         parameters=values.parameters,
         trace=values.trace,
-        warnings=tuple(
-            f"{item.detail}: {item.name} {item.text} becomes {' '.join(item.arguments) or 'nothing'}: {target.note}"
-            for item, target in zip(values.parameters, values.targets, strict=True)
-            if target.note
-        ),
+        warnings=tuple(item.warning for item in values.parameters if item.note),
     )
 
 

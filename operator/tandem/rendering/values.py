@@ -25,7 +25,8 @@ class ParameterValue:
 
     `name` is the unified name in snake_case. `source`: user (the role's own), parameters (spec.parameters), rule,
     default or blueprint; `detail` locates it (`spec.roles.decode.parameters.maxBatchSize`, `rules/vllm.rule:12`).
-    `arguments` are the command-line arguments it became (none when the value is what the engine does anyway).
+    `arguments` are the command-line arguments it became (none when the value is what the engine does anyway). `note`
+    tells what is lost when that is not quite what was asked.
     """
 
     role: str
@@ -34,6 +35,13 @@ class ParameterValue:
     source: Source
     detail: str
     arguments: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def warning(self) -> str:
+        """What a user should know of it; empty when it is just what was asked."""
+        became = " ".join(self.arguments) or "nothing"
+        return f"{self.detail}: {self.name} {self.text} becomes {became}: {self.note}" if self.note else ""
 
     @property
     def text(self) -> str:

@@ -39,3 +39,16 @@ def test_the_engine_would_have_decided(library):
         "decode": None,
     }
     assert wanted.spec.parameters.tensor_parallel_size == 4
+
+
+def test_a_deployment_that_cannot_be_without_the_value_is_told(library):
+    wanted = deployment(
+        backend="trtllm",
+        mode="agg",
+        rules={"configMapRef": {"name": "none"}},
+        parameters={"tensorParallelSize": 4, "moeExpertParallelSize": 4},
+    )
+
+    found = without(wanted, "tensor_parallel_size", cluster=Cluster(library=library, rules={"trtllm.rule": ""}))
+
+    assert [problem.path for problem in found["agg"].problems] == ["spec.parameters.moeExpertParallelSize"]

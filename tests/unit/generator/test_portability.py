@@ -1,6 +1,7 @@
 """What becomes of parameters on a backend: mapped, approximated, refused."""
 
 import json
+import re
 
 import pytest
 
@@ -92,7 +93,11 @@ def test_explain_tells_what_a_value_would_be_otherwise(argument, tmp_path, capsy
     assert run(["explain", "-f", str(path), *argument, "-o", "json"]) == 0
 
     [explained] = json.loads(capsys.readouterr().out)
-    assert [(row["role"], row["value"], row["source"]) for row in explained["without"]] == [("decode", 128, "rule")]
+    defaults = {row["role"]: (row["value"], row["source"], row["default"]) for row in explained["parameters"]}
+    given, ruled = defaults["decode"], defaults["prefill"]
+    assert given[:2] == (7, "user")
+    assert (given[2]["value"], given[2]["source"]) == (128, "rule")
+    assert ruled[2]["value"] == ruled[0]
 
 
 def test_explain_says_in_words_what_a_value_would_be_otherwise(file, capsys):
@@ -113,3 +118,57 @@ def test_explain_says_in_words_what_a_value_would_be_otherwise(file, capsys):
 def test_explain_refuses_what_it_cannot_answer(arguments, code, message, file, capsys):
     assert run(["explain", *(file if word == "FILE" else word for word in arguments)]) == code
     assert message in capsys.readouterr().err
+
+
+def explained(text, tmp_path, capsys, *arguments):
+    path = tmp_path / "deployment.yaml"
+    path.write_text(text)
+    assert run(["explain", "-f", str(path), *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_s0_39_explain_lists_value_source_default_and_flag(tmp_path, capsys):
+    text = DISAGG.replace("decode: {}", "decode: {parameters: {maxBatchSize: 7}}")
+
+    lines = [re.split(r" {2,}", line) for line in explained(text, tmp_path, capsys).splitlines()]
+
+    assert lines[0] == ["DEPLOYMENT", "ROLE", "PARAMETER", "VALUE", "SOURCE", "FROM", "DEFAULT", "ARGUMENTS"]
+    own, role = "spec.roles.decode.parameters.maxBatchSize", "spec.roles.prefill.parameters.tensorParallelSize"
+    assert ["m", "decode", "maxBatchSize", "7", "user", own, "128", "--max-num-seqs 7"] in lines
+    assert ["m", "prefill", "maxBatchSize", "1", "rule", "rules/vllm.rule:5", "1", "--max-num-seqs 1"] in lines
+    assert ["m", "prefill", "tensorParallelSize", "4", "user", role, "-", "--tensor-parallel-size 4"] in lines
+
+
+def test_explain_warns_of_what_is_not_quite_what_was_asked(tmp_path, capsys):
+    everything = explained(DISAGG, tmp_path, capsys)
+    [whole] = json.loads(explained(DISAGG, tmp_path, capsys, "-o", "json"))
+
+    lost = "vLLM keeps a scale per token and head with it"
+    warning = f"spec.parameters.kvCacheDtype: kv_cache_dtype int8 becomes --kv-cache-dtype int8_per_token_head: {lost}"
+    assert f"warning: {warning}" in everything.splitlines()
+    assert whole["warnings"] == [warning]
+    assert {row["note"] for row in whole["parameters"] if row["name"] == "kvCacheDtype"} == {lost}
+    assert f"decode kvCacheDtype: {lost}" in explained(DISAGG, tmp_path, capsys, "kvCacheDtype").splitlines()
+
+
+MUST = """
+apiVersion: tandem.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: m}
+spec:
+  model: {hub: {repo: a/b}}
+  backend: trtllm
+  mode: agg
+  rules: {configMapRef: {name: none}}
+  parameters: {tensorParallelSize: 4, moeExpertParallelSize: 4}
+"""
+
+
+def test_explain_tells_that_a_value_cannot_be_left_out(tmp_path, capsys):
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "trtllm.rule").write_text("")
+
+    out = explained(MUST, tmp_path, capsys, "tensorParallelSize", "--rules", str(tmp_path / "rules"))
+
+    assert "must be given" in out
+    assert "without the user's value: spec.parameters.moeExpertParallelSize: " in out
