@@ -95,7 +95,7 @@ def module_text(types: Mapping[str, Mapping[str, str]], made_from: str) -> str:
 def main(arguments: list[str]) -> int:
     """Writes the module, or with --check tells whether it is stale (exit 1)."""
     texts = {FILE: module_text(pod_types(), release())}
-    return write_or_check(texts, arguments, default=str(ROOT / "operator/tandem/manifests"))
+    return write_or_check(texts, arguments, default=str(ROOT / "operator/tandem/api"))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from tandem.api import patterns
+from tandem.api.quantity import QUANTITY
 
 API_GROUP = "tandem.dev"
 API_VERSION = f"{API_GROUP}/v1alpha1"
@@ -19,8 +21,6 @@ API_VERSION = f"{API_GROUP}/v1alpha1"
 DnsLabel = Annotated[str, Field(max_length=63, pattern=patterns.DNS_LABEL.regex)]
 DnsName = Annotated[str, Field(max_length=253, pattern=patterns.DNS_NAME.regex)]
 DataKey = Annotated[str, Field(max_length=253, pattern=patterns.DATA_KEY.regex)]
-# Of k8s.io/apimachinery/pkg/api/resource, without the sign: the API server fails on other texts deep inside an apply.
-QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 
 
 def _check_quantity(value: int | str) -> int | str:
@@ -39,21 +39,30 @@ Quantity = Annotated[
     AfterValidator(_check_quantity),
 ]
 
+Location = tuple[int | str, ...]
+WITHOUT_RULES: Mapping[str, object] = MappingProxyType({"rules": False})
+"""The context in which models are validated without their rules."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A condition over several fields, declared once: `cel` for the API server, `holds` for pydantic.
+    """A condition over several fields, declared once: `holds` for pydantic, `cel` for the API server.
 
-    `reason` says why it is broken, `fix` what to do. `field` (as in YAML) is the one that it is told at, and `shown`
-    (Python names) are those whose presence is told with it.
+    Without `cel` only Tandem checks it: where the API server's language or its bound on costs is not enough.
+
+    `reason` says why it is broken, `fix` what to do. `field` (as in YAML) is the one that it is told at, with `key`
+    where the field is a map (the API server tells it at the map). What is told with it: `found` of the model, or which
+    of the fields `shown` (Python names) it has.
     """
 
-    cel: str
     reason: str
     fix: str
     holds: Callable[[Any], bool]
+    cel: str = ""
     field: str = ""
+    key: str = ""
     shown: tuple[str, ...] = ()
+    found: Callable[[Any], tuple[str, ...]] | None = None
 
     @property
     def message(self) -> str:
@@ -69,7 +78,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A rule that a value breaks, with the fields of `shown` that it has."""
+    """A rule that a value breaks, with what is told of the value."""
 
     rule: Rule
     given: tuple[str, ...]
@@ -78,7 +87,9 @@ class Broken:
 class ApiModel(BaseModel):
     """A part of a resource. Unknown fields are refused; values are never coerced; instances are frozen."""
 
+    # A command needs few of the models: each is built when it is first used.
     model_config = ConfigDict(
+        defer_build=True,
         frozen=True,
         extra="forbid",
         strict=True,
@@ -91,15 +102,26 @@ class ApiModel(BaseModel):
     )
 
     cel_rules: ClassVar[tuple[Rule, ...]] = ()
+    not_fields: ClassVar[Mapping[str, str]] = {}
+    """What to do instead, by the `simplified` name of a field that people look for and that there is not."""
+    example: ClassVar[str] = ""
+    """A value in YAML's short form, for messages."""
+
+    @classmethod
+    def for_text(cls, text: str) -> str | None:  # noqa: ARG003 - for models that know
+        """The field that a mere `text` stands for, in YAML's short form; None when that is unclear."""
+        return None
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
-        broken = [rule for rule in self.cel_rules if not rule.holds(self)]
-        if broken:
-            told = tuple(Broken(rule, self._given(rule.shown)) for rule in broken)
-            text = "; ".join(rule.message for rule in broken)
-            raise PydanticCustomError("rule", "{text}", {"text": text, "broken": told})
+    def _check_rules(self, info: ValidationInfo) -> Self:
+        if info.context is not WITHOUT_RULES and (broken := self._broken()):
+            text = "; ".join(each.rule.message for each in broken)
+            raise PydanticCustomError("rule", "{text}", {"text": text, "broken": broken})
         return self
+
+    def _broken(self) -> tuple[Broken, ...]:
+        broken = (rule for rule in self.cel_rules if not rule.holds(self))
+        return tuple(Broken(rule, rule.found(self) if rule.found else self._given(rule.shown)) for rule in broken)
 
     def _given(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(field_name(name) for name in names if getattr(self, name) is not None)
@@ -108,13 +130,28 @@ class ApiModel(BaseModel):
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
         """Adds the class's rules as CEL validations."""
         schema: dict[str, Any] = handler.resolve_ref_schema(handler(core_schema))
-        if cls.cel_rules:
-            schema["x-kubernetes-validations"] = [rule.validation for rule in cls.cel_rules]
+        if any(rule.cel for rule in cls.cel_rules):
+            schema["x-kubernetes-validations"] = [rule.validation for rule in cls.cel_rules if rule.cel]
         return schema
 
     def as_manifest(self) -> dict[str, Any]:
         """The model as a user would write it: camelCase, without what was left unset."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+
+
+def broken_rules(value: object, location: Location = ()) -> Iterator[tuple[Location, Broken]]:
+    """Every rule that is broken anywhere in `value`, which was validated `WITHOUT_RULES`, with where.
+
+    Validation itself stops at the innermost: what a map around it breaks would be told only in the next round.
+    """
+    if isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from broken_rules(item, (*location, index))
+    elif isinstance(value, BaseModel):
+        if isinstance(value, ApiModel):
+            yield from ((location, broken) for broken in value._broken())
+        for name, field in type(value).model_fields.items():
+            yield from broken_rules(getattr(value, name), (*location, field.alias or name))
 
 
 def exactly_one(*fields: str, reason: str) -> Rule:
@@ -171,7 +208,9 @@ OTHER_METADATA = frozenset(
 class ObjectMeta(BaseModel):
     """The part of `metadata` that Tandem reads; everything else the API server keeps to itself."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, validate_by_name=True)
+    model_config = ConfigDict(
+        defer_build=True, frozen=True, extra="ignore", alias_generator=to_camel, validate_by_name=True
+    )
 
     name: str = ""
     namespace: str = "default"

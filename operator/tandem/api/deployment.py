@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tandem.api import patterns
+from tandem.api.amounts import resource_rules
 from tandem.api.base import (
     ApiModel,
     DnsName,
@@ -17,6 +18,7 @@ from tandem.api.base import (
     Rule,
     SecretKeyRef,
     exactly_one,
+    field_name,
     never,
 )
 from tandem.api.parameters import EngineParameters
@@ -75,6 +77,10 @@ class ModelSource(ApiModel):
             reason="a model has exactly one source",
         ),
     )
+    not_fields: ClassVar = dict.fromkeys(
+        ("hf", "huggingface", "modelid", "id", "name", "uri", "url"), "Write hub: {repo: OWNER/NAME}."
+    )
+    example: ClassVar = "{hub: {repo: OWNER/NAME}} or {pvc: {claimName: CLAIM, path: DIRECTORY}}"
 
     blueprint_ref: LocalRef | None = Field(None, description="A ModelBlueprint that names its own weights.")
     hub: HubSource | None = None
@@ -84,9 +90,20 @@ class ModelSource(ApiModel):
         None, description="Name under which clients ask for the model; default: the deployment's name."
     )
 
+    @classmethod
+    def for_text(cls, text: str) -> str | None:
+        """A hub's repository or its address, or a directory."""
+        if text.startswith(("/", "./")):
+            path = patterns.VOLUME_PATH.correction(text)
+            return f"pvc: {{claimName: CLAIM, path: {path}}}" if path else None
+        repo = text if re.search(patterns.REPOSITORY.regex, text) else patterns.REPOSITORY.correction(text)
+        return f"hub: {{repo: {repo}}}" if repo else None
+
 
 class Resources(ApiModel):
     """Compute resources of a role's server container."""
+
+    cel_rules: ClassVar = resource_rules()
 
     limits: Annotated[dict[str, Quantity], Field(max_length=32)] | None = None
     requests: Annotated[dict[str, Quantity], Field(max_length=32)] | None = None
@@ -95,6 +112,12 @@ class Resources(ApiModel):
 class Role(ApiModel):
     """One pool of equal workers."""
 
+    not_fields: ClassVar = {
+        "args": "Write extraArgs.",
+        "arguments": "Write extraArgs.",
+        "gpus": "The parallel sizes decide that: parameters: {tensorParallelSize: 2}.",
+        "gpu": "The parallel sizes decide that: parameters: {tensorParallelSize: 2}.",
+    }
     cel_rules: ClassVar = (
         Rule(
             cel=f"!has(self.extraArgs) || self.extraArgs.all(a, !a.matches(r'{INLINE_CREDENTIAL}'))",
@@ -210,9 +233,37 @@ class Rollout(ApiModel):
     )
 
 
+def _below_max_seq_len(limit: str) -> Rule:
+    """A limit that the longest sequence leaves no room for. What a role says itself only Tandem looks at."""
+    name = field_name(limit)
+    given = f"has(self.limits.{name}) && has(self.parameters.maxSeqLen) && !has(self.roles)"
+    return Rule(
+        cel=f"!has(self.limits) || !has(self.parameters) || !({given}) "
+        f"|| self.limits.{name} < self.parameters.maxSeqLen",
+        reason=f"{name} must be below maxSeqLen, which holds prompt and answer together",
+        fix=f"Lower limits.{name} or raise maxSeqLen in parameters.",
+        field=f"limits.{name}",
+        holds=lambda spec: not _no_room(spec, limit),
+        found=lambda spec: _no_room(spec, limit),
+    )
+
+
+def _no_room(spec: DeploymentSpec, limit: str) -> tuple[str, ...]:
+    most = getattr(spec.limits, limit, None)
+    roles = [role for role in (getattr(spec.roles, name, None) for name in get_args(RoleName)) if role]
+    lengths = [_max_seq_len(role.parameters) or _max_seq_len(spec.parameters) for role in roles]
+    found = sorted({length for length in lengths or [_max_seq_len(spec.parameters)] if length})
+    return tuple(f"{most}, and maxSeqLen {length}" for length in found if most is not None and most >= length)
+
+
+def _max_seq_len(parameters: EngineParameters | None) -> int | None:
+    return None if parameters is None else parameters.max_seq_len
+
+
 class DeploymentSpec(ApiModel):
     """What is wanted."""
 
+    example: ClassVar = "{model: {hub: {repo: OWNER/NAME}}}"
     cel_rules: ClassVar = (
         Rule(
             cel="self.mode != 'agg' || !has(self.roles) || (!has(self.roles.prefill) && !has(self.roles.decode))",
@@ -240,6 +291,7 @@ class DeploymentSpec(ApiModel):
             field="roles.agg",
             holds=lambda spec: spec.mode != "disagg" or spec.roles is None or spec.roles.agg is None,
         ),
+        *(_below_max_seq_len(limit) for limit in ("max_prompt_tokens", "max_new_tokens")),
     )
 
     model: ModelSource
@@ -271,7 +323,7 @@ class DeploymentSpec(ApiModel):
 class ModelDeployment(BaseModel):
     """A deployment of a model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", validate_by_name=True)
 
     api_version: Literal["tandem.dev/v1alpha1"] = Field("tandem.dev/v1alpha1", alias="apiVersion")
     kind: Literal["ModelDeployment"] = "ModelDeployment"

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tandem.api import patterns
-from tandem.api.base import API_VERSION, OTHER_METADATA, ObjectMeta
+from tandem.api.base import API_VERSION, OTHER_METADATA, WITHOUT_RULES, ObjectMeta, broken_rules
 from tandem.api.deployment import ModelDeployment
-from tandem.api.mistakes import Below, Places, near, problems_of
+from tandem.api.mistakes import Below, Places, near, problem_of_rule, problems_of
 from tandem.api.problems import Problem, Refused, refuse, shorten
 from tandem.api.resources import ModelBlueprint, ModelJob, ModelRoute
 from tandem.api.yaml_in import MAX_CHARACTERS, Document, read_documents
@@ -48,7 +48,7 @@ class Loaded:
         if location is None:
             return problem
         place = self.document.position(location)
-        return Problem(f"{place}: {problem.path}", problem.value, problem.reason, problem.fix)
+        return replace(problem, path=f"{place}: {problem.path}")
 
     @contextmanager
     def locating(self) -> Iterator[None]:
@@ -56,7 +56,7 @@ class Loaded:
         try:
             yield
         except Refused as refused:
-            raise Refused(self.located(problem) for problem in refused.problems) from None
+            raise Refused(in_order(map(self.located, refused.problems))) from None
 
 
 def load(path: Path, *, hints: Mapping[str, str] = _NO_HINTS) -> tuple[Loaded, ...]:
@@ -77,10 +77,20 @@ def load(path: Path, *, hints: Mapping[str, str] = _NO_HINTS) -> tuple[Loaded, .
             break
     problems += _repeated(loaded)
     if problems:
-        raise Refused(problems)
+        raise Refused(in_order(problems))
     if not loaded:
         raise refuse(name, None, "the file holds no resource", f"Write a document with apiVersion: {API_VERSION}.")
     return tuple(loaded)
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """As they stand in the file; what has no place there comes last."""
+
+    def key(problem: Problem) -> tuple[bool, int, int]:
+        place = problem.place
+        return place.line is None, place.line or 0, place.column or 0
+
+    return sorted(problems, key=key)
 
 
 def load_one(path: Path, *, hints: Mapping[str, str] = _NO_HINTS) -> tuple[ModelDeployment, Loaded]:
@@ -131,10 +141,20 @@ def _validated(model: type[M], document: Mapping[str, Any], places: Places, hint
     try:
         return model.model_validate_json(text, by_alias=True, by_name=False)
     except ValidationError as error:
-        told = list(islice(problems_of(error, model, places, hints), MAX_PROBLEMS))
+        found = _broken_rules(model, text, places) or problems_of(error, model, places, hints)
+        told = list(islice(found, MAX_PROBLEMS))
         if len(told) == MAX_PROBLEMS:
             told.append(Problem(places.path(()), "", "there may be more mistakes", "Correct these first."))
         raise Refused(told) from None
+
+
+def _broken_rules(model: type[BaseModel], text: str, places: Places) -> list[Problem]:
+    """All of them, where nothing else is wrong; else none."""
+    try:
+        value = model.model_validate_json(text, by_alias=True, by_name=False, context=WITHOUT_RULES)
+    except ValidationError:
+        return []
+    return [problem_of_rule(broken, location, places) for location, broken in broken_rules(value)]
 
 
 def _text(path: Path, name: str) -> str:

@@ -7,19 +7,28 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
 from tandem.api import patterns
-from tandem.api.base import Broken
-from tandem.api.problems import Problem, shorten
+from tandem.api.base import ApiModel, Broken
+from tandem.api.podplaces import place_of
+from tandem.api.problems import Problem, Scalar, raw_of, shorten
+from tandem.api.quantity import meant
 from tandem.api.yaml_in import Location, dotted
 
 _NO_HINTS: Mapping[str, str] = {}
 _SECRETS = ("token", "password", "secret", "apikey", "credential")
 _QUANTITY_FIX = "Write a number with a unit, like 2, 500m or 4Gi."
 _PATTERNS = {pattern.regex: pattern for pattern in patterns.ALL}
+_UNITS = {
+    **dict.fromkeys(("ms", "msec", "millis"), Decimal("0.001")),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), Decimal(1)),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), Decimal(60)),
+    **dict.fromkeys(("h", "hour", "hours"), Decimal(3600)),
+}
 _BOUNDS = {
     "greater_than": ("gt", "above {}", "Write a number above {}."),
     "greater_than_equal": ("ge", "at least {}", "Write {} or more."),
@@ -81,7 +90,7 @@ def problems_of(
                 told.add(location)
                 yield _number_or_text(location, detail["input"], places)
         elif detail["type"] == "rule":
-            yield from (_broken(broken, location, places) for broken in detail["ctx"]["broken"])
+            yield from (problem_of_rule(broken, location, places) for broken in detail["ctx"]["broken"])
         elif detail["type"] == "extra_forbidden":
             yield _unknown(location, detail["input"], places, model, hints)
         elif detail["type"] == "missing":
@@ -93,12 +102,15 @@ def problems_of(
 def near(name: str, known: Sequence[str], *, cutoff: float = 0.7) -> str | None:
     """The one of `known` that `name` most likely stands for."""
     by_form = {simplified(each): each for each in known}
-    found = difflib.get_close_matches(simplified(name), by_form, n=1, cutoff=cutoff)
+    # Two letters that changed places count as two mistakes there, as many as in a word that is none of the same.
+    turned = [form for form in by_form if sorted(form) == sorted(simplified(name))]
+    found = turned or difflib.get_close_matches(simplified(name), by_form, n=1, cutoff=cutoff)
     return by_form[found[0]] if found else None
 
 
-def _broken(broken: Broken, location: Location, places: Places) -> Problem:
-    below: Location = tuple(broken.rule.field.split(".")) if broken.rule.field else ()
+def problem_of_rule(broken: Broken, location: Location, places: Places) -> Problem:
+    """The problem that a broken rule of the model at `location` is."""
+    below: Location = tuple(filter(None, (*broken.rule.field.split("."), broken.rule.key)))
     path = places.path((*location, *below), key=True)
     return Problem(path, ", ".join(broken.given), broken.rule.reason, broken.rule.fix)
 
@@ -107,27 +119,49 @@ def _unknown(
     location: Location, value: object, places: Places, model: type[BaseModel], hints: Mapping[str, str]
 ) -> Problem:
     name, parent = str(location[-1]), location[:-1]
-    known = _fields(_model_at(model, parent))
     return Problem(
         places.path(location, key=True),
         _shown(location, value, places),
         "unknown field",
-        _right_name(name, known, parent, model, hints.get(simplified(name))),
+        _right_name(name, value, parent, model, hints.get(simplified(name))),
+        _raw(location, value),
     )
 
 
-def _right_name(name: str, known: list[str], parent: Location, model: type[BaseModel], hint: str | None) -> str:
-    """What to write instead of `name`, which is not among the `known` of its place."""
+def _right_name(name: str, value: object, parent: Location, model: type[BaseModel], hint: str | None) -> str:
+    """What to write instead of the field `name`, which its place has not."""
+    here = _model_at(model, parent)
+    known = _fields(here)
     found = near(name, known)
     if simplified(name) in map(simplified, known):
         return f"Did you mean {found}?"
     if hint is not None and parent and parent[-1] == "parameters":
         return f"Write {hint}."
+    if (instead := _instead(here, name, value)) is not None:
+        return instead
     if elsewhere := list(_places_of(name, model, ())):
         return f"It belongs below {' or '.join(elsewhere[:3])}."
+    if parent[:1] == ("spec",) and (template := _template_of(parent)) and (place := place_of(name)) is not None:
+        which = ", of the container named server" if place.startswith("spec.containers[]") else ""
+        return f"Put it below {template}.{place}{which}."
     if found is not None:
         return f"Did you mean {found}?"
     return f"Known here: {', '.join(known)}." if hint is None else f"Write {hint} below parameters."
+
+
+def _instead(here: type[BaseModel] | None, name: str, value: object) -> str | None:
+    """What the model itself has to say of a field that people look for in it."""
+    if here is None or not issubclass(here, ApiModel) or (fix := here.not_fields.get(simplified(name))) is None:
+        return None
+    field = here.for_text(value) if isinstance(value, str) else None
+    return f"Write {field}." if field else fix
+
+
+def _template_of(parent: Location) -> str | None:
+    """The pod template of what is at `parent`: of a role, or of the roles of a deployment."""
+    if parent == ("spec",):
+        return "roles.ROLE.podTemplate"
+    return "podTemplate" if len(parent) == 3 and parent[1] == "roles" else None
 
 
 def _wrong(detail: Any, location: Location, places: Places, model: type[BaseModel]) -> Problem:
@@ -137,7 +171,7 @@ def _wrong(detail: Any, location: Location, places: Places, model: type[BaseMode
         fix = _mapping_fix(_model_at(model, location), value)
     if value is None and _model_at(model, location) is None:
         reason, fix = f"{reason}, and nothing is written here", "Write a value, or remove the line."
-    return Problem(places.path(location), _shown(location, value, places), reason, fix)
+    return Problem(places.path(location), _shown(location, value, places), reason, fix, _raw(location, value))
 
 
 def words_of(detail: Any, written: str | None = None) -> tuple[str, str]:
@@ -157,11 +191,19 @@ def words_of(detail: Any, written: str | None = None) -> tuple[str, str]:
     if kind == "literal_error":
         return _against_choice(re.findall(r"'([^']*)'", context["expected"]), value)
     if kind == "quantity":
-        return "this is no quantity", _QUANTITY_FIX
+        return "this is no quantity", _quantity_fix(str(value))
     expected = _EXPECTED.get(kind)
     if expected is None:
         return str(detail["msg"]), "Correct it."
-    return f"{expected.noun} is needed here", expected.fix(value, written)
+    name = str((detail.get("loc") or ("",))[-1])
+    return f"{expected.noun} is needed here", expected.fix(value, written, name)
+
+
+def _quantity_fix(text: str) -> str:
+    found = meant(text)
+    if found is None:
+        return _QUANTITY_FIX
+    return f"Write {found}, or {found}i for powers of 1024." if found[-1] in "kMGTPE" else f"Write {found}."
 
 
 def _against_pattern(regex: str, text: str) -> tuple[str, str]:
@@ -179,7 +221,7 @@ def _number_or_text(location: Location, value: object, places: Places) -> Proble
     reason = "a whole number or a text is needed here"
     written = places.written(location)
     fix = _quoted(value, written) if isinstance(value, float) else "Write a value like 2, 500m or 4Gi."
-    return Problem(places.path(location), _shown(location, value, places), reason, fix)
+    return Problem(places.path(location), _shown(location, value, places), reason, fix, _raw(location, value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +231,16 @@ class _Expected:
     noun: str
     example: str
 
-    def fix(self, value: object, written: str | None) -> str:
-        """What to write instead of `value`."""
+    def fix(self, value: object, written: str | None, name: str = "") -> str:
+        """What to write instead of `value`, in the field `name`."""
         if self.noun == "a text" and isinstance(value, bool | int | float):
             return _quoted(value, written)
         if isinstance(value, str):
             word = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(value.lower(), value)
             if self.reads(word):
                 return f"Write {word} without quotes."
+            if "number" in self.noun and (number := _without_unit(value, name)) is not None and self.reads(number):
+                return f"Write {number}, without a unit."
         if self.noun == "a whole number" and isinstance(value, float) and value.is_integer():
             return f"Write {int(value)}."
         return f"Write {self.example}."
@@ -230,16 +274,39 @@ def _quoted(value: object, written: str | None) -> str:
     return f'Quote it: "{text}".'
 
 
+def _without_unit(text: str, name: str) -> str | None:
+    """The number that a text with a unit stands for in the field `name`, whose own unit is at its end."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z%]+)", text.strip().lower())
+    if match is None:
+        return None
+    scale = _UNITS.get(match[2])
+    own = next((_UNITS[unit] for end, unit in (("Seconds", "s"), ("Ms", "ms")) if name.endswith(end)), None)
+    if own is None:
+        scale = {"%": Decimal("0.01"), "k": Decimal(1024), "m": Decimal(2**20)}.get(match[2])
+    if scale is None:
+        return None
+    number = Decimal(match[1]) * scale / (own or 1)
+    return format(number.normalize(), "f")
+
+
 def _number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else str(value)
 
 
 def _shown(location: Location, value: object, places: Places) -> str:
-    """The value as text; not what may be a secret."""
-    if location and isinstance(value, str) and _names_secret(str(location[-1])):
+    """The value as text; not what may be a secret, nor maps and lists, which may hold one."""
+    if _is_secret(location, value) or (isinstance(value, dict | list) and value):
         return ""
     written = places.written(location)
     return shorten(value) if isinstance(value, str) or written is None or value is None else _shorten_text(written)
+
+
+def _raw(location: Location, value: object) -> Scalar | None:
+    return None if _is_secret(location, value) else raw_of(value)
+
+
+def _is_secret(location: Location, value: object) -> bool:
+    return bool(location) and isinstance(value, str) and _names_secret(str(location[-1]))
 
 
 def _names_secret(name: str) -> bool:
@@ -253,6 +320,9 @@ def _shorten_text(text: str) -> str:
 
 
 def _mapping_fix(model: type[BaseModel] | None, value: object) -> str:
+    field = model.for_text(value) if model and issubclass(model, ApiModel) and isinstance(value, str) else None
+    if field:
+        return f"Write {{{field}}}."
     required = (
         [field.alias or name for name, field in model.model_fields.items() if field.is_required()] if model else []
     )
@@ -263,7 +333,10 @@ def _mapping_fix(model: type[BaseModel] | None, value: object) -> str:
 
 
 def _addition(model: type[BaseModel], location: Location) -> str:
-    below = _fields(_model_at(model, location))
+    here = _model_at(model, location)
+    if here is not None and issubclass(here, ApiModel) and here.example:
+        return f"Add {location[-1]}: {here.example}."
+    below = _fields(here)
     return f"Add {location[-1]}, with {' or '.join(below)}." if 0 < len(below) < 6 else f"Add {location[-1]}."
 
 

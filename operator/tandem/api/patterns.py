@@ -30,6 +30,10 @@ def _changes(text: str) -> Iterator[str]:
     yield stripped
     yield stripped.replace("//", "/").removeprefix("./")
     yield re.sub(r"[\s_]+", "-", stripped).lower()
+    without_scheme = re.sub(r"^(https?://|hf:(//)?)", "", stripped)
+    yield without_scheme
+    # The address of a page of a hub's repository.
+    yield re.sub(r"/(tree|blob|resolve)/.*", "", without_scheme).partition("/")[2]
 
 
 # RFC 1123 names as the API server writes them; lengths are bounded so that CEL cost estimates stay small.

@@ -10,13 +10,12 @@ from typing import Any, cast
 
 import yaml
 
+from tandem.api.base import Location
 from tandem.api.problems import Problem, Refused, refuse, shorten
 
 # Of the text, and of what its aliases expand to: enough for hundreds of resources, and read within seconds.
 MAX_CHARACTERS = 1024 * 1024
 MAX_DEPTH = 100
-
-Location = tuple[int | str, ...]
 
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = "tag:yaml.org,2002:str"

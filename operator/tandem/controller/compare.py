@@ -7,10 +7,10 @@ difference.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any
+
+from tandem.api.quantity import quantity
 
 # Lists that are maps by these keys, for server-side apply as for us: others may add entries of their own.
 LIST_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -34,26 +34,6 @@ QUANTITY_FIELDS = frozenset({"sizeLimit", "divisor", "storage"})
 OMITTED_WHEN_FALSE = frozenset({"hostNetwork", "hostPID", "hostIPC", "readOnly", "stdin", "stdinOnce", "tty", "paused"})
 OMITTED_WHEN_ZERO = frozenset({"minReadySeconds"})
 
-_QUANTITY = re.compile(r"(?P<number>[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)(?P<suffix>[numkMGTPE]?|[KMGTPE]i)")
-_SUFFIXES = {
-    "n": Decimal("1e-9"),
-    "u": Decimal("1e-6"),
-    "m": Decimal("1e-3"),
-    "": Decimal(1),
-    "k": Decimal(10) ** 3,
-    "M": Decimal(10) ** 6,
-    "G": Decimal(10) ** 9,
-    "T": Decimal(10) ** 12,
-    "P": Decimal(10) ** 15,
-    "E": Decimal(10) ** 18,
-    "Ki": Decimal(2) ** 10,
-    "Mi": Decimal(2) ** 20,
-    "Gi": Decimal(2) ** 30,
-    "Ti": Decimal(2) ** 40,
-    "Pi": Decimal(2) ** 50,
-    "Ei": Decimal(2) ** 60,
-}
-
 
 def differences(wanted: Mapping[str, Any], observed: Mapping[str, Any]) -> tuple[str, ...]:
     """Paths at which `observed` does not say what `wanted` says; empty when there is nothing to write.
@@ -63,17 +43,6 @@ def differences(wanted: Mapping[str, Any], observed: Mapping[str, Any]) -> tuple
     found: list[str] = []
     _in_mapping(wanted, observed, "", found)
     return tuple(found)
-
-
-def quantity(value: object) -> Decimal | None:
-    """The number that a Kubernetes quantity stands for; None when it is none."""
-    match = _QUANTITY.fullmatch(str(value).strip())
-    if match is None:
-        return None
-    try:
-        return Decimal(match["number"]) * _SUFFIXES[match["suffix"]]
-    except InvalidOperation:
-        return None
 
 
 def _in_mapping(wanted: Mapping[str, Any], observed: Mapping[str, Any], path: str, found: list[str]) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tandem.api.mistakes import near
+from tandem.api.podplaces import place_of
 from tandem.api.problems import refuse
 from tandem.manifests import names
-from tandem.manifests.podshape import place_of
 from tandem.manifests.security import container_security
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from tandem.api.base import QUANTITY
 from tandem.api.mistakes import near, simplified, words_of
+from tandem.api.podfields import FIELDS, RELEASE, TOP
+from tandem.api.podplaces import place_of
 from tandem.api.problems import Problem, refuse, shorten
-from tandem.manifests.podfields import FIELDS, RELEASE, TOP
+from tandem.api.quantity import QUANTITY
 
 MAX_DEPTH = 32
 MAX_TOLD = 50
@@ -48,25 +49,6 @@ def shape_of(overlay: Mapping[str, Any], path: str) -> Shape:
         mistakes=tuple(problem for problem, known in told if known),
         unknown=tuple(problem for problem, known in told if not known),
     )
-
-
-def place_of(field: str) -> str | None:
-    """Where a pod template has the field of this name (`spec.containers[]`; empty for its top), None when nowhere.
-
-    Of several places the nearest to the top.
-    """
-    seen: set[str] = set()
-    waiting = [(TOP, "")]
-    for kind, place in waiting:  # grows while it is read: breadth first
-        fields = FIELDS[kind]
-        if field in fields:
-            return place
-        for name, inner in fields.items():
-            below = inner.strip("[]{}")
-            if below in FIELDS and below not in seen and not place.startswith("metadata"):
-                seen.add(below)
-                waiting.append((below, f"{place}.{name}".lstrip(".") + ("[]" if inner.startswith("[") else "")))
-    return None
 
 
 def _check_depth(overlay: Mapping[str, Any], path: str) -> None:

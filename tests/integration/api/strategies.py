@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 Schema = dict[str, Any]
 OPAQUE = "x-kubernetes-preserve-unknown-fields"
 INT_OR_STRING = "x-kubernetes-int-or-string"
+# Amounts of resources that obey the rules among them, alone and together.
+AMOUNTS = ({}, {"cpu": 1}, {"cpu": "500m", "memory": "4Gi"}, {"a.b/c": 1}, {"memory": 2**32, "a.b/c": "1"})
 
 
 def documents(schema: Schema) -> st.SearchStrategy[Any]:
@@ -26,7 +28,7 @@ def documents(schema: Schema) -> st.SearchStrategy[Any]:
 
 def _objects(schema: Schema) -> st.SearchStrategy[Any]:
     if "additionalProperties" in schema:
-        return st.dictionaries(st.sampled_from(["cpu", "memory", "a.b/c"]), documents(schema["additionalProperties"]))
+        return st.sampled_from(AMOUNTS) if schema["additionalProperties"].get(INT_OR_STRING) else st.just({})
     required = set(schema.get("required", ()))
     known = {name: documents(child) for name, child in schema.get("properties", {}).items()}
     return st.fixed_dictionaries(

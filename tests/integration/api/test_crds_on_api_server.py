@@ -60,6 +60,8 @@ def refusal_of_server(server: client.CustomObjectsApi, document: dict[str, Any])
             document,
             dry_run="All",
             field_validation="Strict",
+            # Its own default is to wait without end.
+            _request_timeout=60,
         )
     except client.ApiException as error:
         if error.status not in (400, 422):
@@ -139,6 +141,21 @@ def test_scale_sets_the_generating_roles_replicas(control_plane, server, namespa
             "ModelDeployment",
             {"model": SOURCE, "roles": {"agg": {"resources": {"requests": {"cpu": "lots"}}}}},
             "spec.roles.agg.resources.requests.cpu",
+        ),
+        (
+            "ModelDeployment",
+            {"model": SOURCE, "roles": {"agg": {"resources": {"limits": {"memory": 8}}}}},
+            "a number without a unit is bytes: add a unit, as in 8Gi",
+        ),
+        (
+            "ModelDeployment",
+            {"model": SOURCE, "router": {"resources": {"limits": {"cpu": "100m"}, "requests": {"cpu": 1}}}},
+            "a request must not be above its limit",
+        ),
+        (
+            "ModelDeployment",
+            {"model": SOURCE, "parameters": {"maxSeqLen": 256}, "limits": {"maxPromptTokens": 2048}},
+            "maxPromptTokens must be below maxSeqLen",
         ),
         ("ModelBlueprint", {}, "give exactly one of from or design"),
     ],

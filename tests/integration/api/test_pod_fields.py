@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tandem.manifests.podfields import FIELDS, TOP
+from tandem.api.podfields import FIELDS, TOP
 
 pytestmark = pytest.mark.integration
 

@@ -94,7 +94,7 @@ def problems(spec: dict) -> tuple[Problem, ...]:
         (
             {"model": {"hub": {"repo": "https://hf.co/a/b"}}},
             "spec.model.hub.repo: a repository is NAME or OWNER/NAME, "
-            "of letters, digits, -, _ and . (got 'https://hf.co/a/b'). Write it like Qwen/Qwen2.5-1.5B-Instruct.",
+            "of letters, digits, -, _ and . (got 'https://hf.co/a/b'). Did you mean a/b?",
         ),
         (
             {"roles": {"agg": {"resources": {"limits": {"cpu": 1.5}}}}},
@@ -103,7 +103,33 @@ def problems(spec: dict) -> tuple[Problem, ...]:
         (
             {"roles": {"agg": {"resources": {"limits": {"memory": "4GB"}}}}},
             "spec.roles.agg.resources.limits.memory: this is no quantity (got '4GB'). "
+            "Write 4G, or 4Gi for powers of 1024.",
+        ),
+        (
+            {"roles": {"agg": {"resources": {"limits": {"memory": "lots"}}}}},
+            "spec.roles.agg.resources.limits.memory: this is no quantity (got 'lots'). "
             "Write a number with a unit, like 2, 500m or 4Gi.",
+        ),
+        (
+            {"limits": {"timeoutSeconds": "2min"}},
+            "spec.limits.timeoutSeconds: a whole number is needed here (got '2min'). Write 120, without a unit.",
+        ),
+        (
+            {"sla": {"ttftMs": "1.5s"}},
+            "spec.sla.ttftMs: a number is needed here (got '1.5s'). Write 1500, without a unit.",
+        ),
+        (
+            {"parameters": {"maxSeqLen": "4k"}},
+            "spec.parameters.maxSeqLen: a whole number is needed here (got '4k'). Write 4096, without a unit.",
+        ),
+        (
+            {"parameters": {"kvCacheFreeGpuMemoryFraction": "90%"}},
+            "spec.parameters.kvCacheFreeGpuMemoryFraction: a number is needed here (got '90%'). "
+            "Write 0.9, without a unit.",
+        ),
+        (
+            {"limits": {"timeoutSeconds": "500ms"}},
+            "spec.limits.timeoutSeconds: a whole number is needed here (got '500ms'). Write a whole number, like 4.",
         ),
         ({"model": {"hub": {}}}, "spec.model.hub.repo: required, but missing. Add repo."),
         (
@@ -138,6 +164,35 @@ def problems(spec: dict) -> tuple[Problem, ...]:
             "spec.extraArgs: unknown field (got []). It belongs below spec.roles.agg or "
             "spec.roles.prefill or spec.roles.decode.",
         ),
+        ({"modle": 1}, "spec.modle: unknown field (got 1). Did you mean model?"),
+        (
+            {"model": "Qwen/Qwen2.5"},
+            "spec.model: a map is needed here (got 'Qwen/Qwen2.5'). Write {hub: {repo: Qwen/Qwen2.5}}.",
+        ),
+        (
+            {"model": "https://huggingface.co/Qwen/Qwen2.5/tree/main"},
+            "spec.model: a map is needed here (got 'https://huggingface.co/Qwen/Qwen2.5/tree/main'). "
+            "Write {hub: {repo: Qwen/Qwen2.5}}.",
+        ),
+        (
+            {"model": "/models/qwen"},
+            "spec.model: a map is needed here (got '/models/qwen'). "
+            "Write {pvc: {claimName: CLAIM, path: models/qwen}}.",
+        ),
+        (
+            {"roles": {"agg": {"nodeSelector": {}}}},
+            "spec.roles.agg.nodeSelector: unknown field (got {}). Put it below podTemplate.spec.",
+        ),
+        (
+            {"tolerations": []},
+            "spec.tolerations: unknown field (got []). Put it below roles.ROLE.podTemplate.spec.",
+        ),
+        (
+            {"roles": {"agg": {"env": []}}},
+            "spec.roles.agg.env: unknown field (got []). "
+            "Put it below podTemplate.spec.containers[], of the container named server.",
+        ),
+        ({"roles": {"agg": {"args": []}}}, "spec.roles.agg.args: unknown field (got []). Write extraArgs."),
         (
             {"router": {"colour": "red"}},
             "spec.router.colour: unknown field (got 'red'). Known here: policy, replicas, resources.",
@@ -175,6 +230,73 @@ def test_a_rule_over_several_fields_has_its_advice_as_the_fix(spec, path, value,
     assert fix not in problem.reason
 
 
+def test_a_hub_repository_given_by_a_field_of_another_name_is_shown_in_its_place():
+    assert str(problems({"model": {"hf": "Qwen/Qwen2.5"}})[-1]).endswith("Write hub: {repo: Qwen/Qwen2.5}.")
+
+
+def test_a_missing_model_and_a_missing_spec_are_shown_whole():
+    with pytest.raises(Refused) as refused:
+        parse_resource({**MINIMAL, "spec": {}})
+    (model,) = refused.value.problems
+    with pytest.raises(Refused) as refused:
+        parse_resource({key: MINIMAL[key] for key in ("apiVersion", "kind", "metadata")})
+    (spec,) = refused.value.problems
+
+    assert model.fix == "Add model: {hub: {repo: OWNER/NAME}} or {pvc: {claimName: CLAIM, path: DIRECTORY}}."
+    assert spec.fix == "Add spec: {model: {hub: {repo: OWNER/NAME}}}."
+
+
+def test_broken_rules_of_all_levels_are_told_in_one_round():
+    spec = {
+        "mode": "disagg",
+        "limits": {"maxNewTokens": 1, "defaultMaxNewTokens": 2, "maxPromptTokens": 64},
+        "parameters": {"maxSeqLen": 64},
+        "roles": {"agg": {"resources": {"limits": {"memory": 8}}}},
+    }
+
+    assert [problem.path for problem in problems(spec)] == [
+        "spec.mode",
+        "spec.roles.agg",
+        "spec.limits.maxPromptTokens",
+        "spec.roles.agg.resources.limits.memory",
+        "spec.limits.defaultMaxNewTokens",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "value"),
+    [
+        ({"parameters": {"maxSeqLen": 256}, "limits": {"maxPromptTokens": 2048}}, "2048, and maxSeqLen 256"),
+        ({"parameters": {"maxSeqLen": 256}, "limits": {"maxPromptTokens": 256}}, "256, and maxSeqLen 256"),
+        (
+            {"roles": {"agg": {"parameters": {"maxSeqLen": 256}}}, "limits": {"maxPromptTokens": 300}},
+            "300, and maxSeqLen 256",
+        ),
+    ],
+)
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_no_limit(spec, value):
+    (problem,) = problems(spec)
+
+    assert (problem.path, problem.value) == ("spec.limits.maxPromptTokens", value)
+    assert problem.fix == "Lower limits.maxPromptTokens or raise maxSeqLen in parameters."
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"parameters": {"maxSeqLen": 256}, "limits": {"maxPromptTokens": 255, "maxNewTokens": 255}},
+        {
+            "parameters": {"maxSeqLen": 256},
+            "limits": {"maxPromptTokens": 300},
+            "roles": {"agg": {"parameters": {"maxSeqLen": 512}}},
+        },
+        {"parameters": {"maxSeqLen": 256}},
+    ],
+)
+def test_limits_within_the_longest_sequence_are_taken(spec):
+    parse_resource({**MINIMAL, "spec": {**MINIMAL["spec"], **spec}})
+
+
 def test_every_broken_rule_is_told():
     assert len(problems({"mode": "disagg", "roles": {"agg": {}}})) == 2
 
@@ -183,6 +305,8 @@ def test_every_broken_rule_is_told():
     "hub",
     [
         {"token": "hunter2"},
+        {"tokens": ["hunter2"]},
+        {"auth": {"basic": "hunter2"}},
         {"tokn": "hunter2"},
         {"hfToken": "hunter2"},
         {"api_key": "hunter2"},
@@ -190,7 +314,8 @@ def test_every_broken_rule_is_told():
     ],
 )
 def test_a_secret_is_never_repeated(hub):
-    told = " ".join(map(str, problems({"model": {"hub": {"repo": "a/b", **hub}}})))
+    found = problems({"model": {"hub": {"repo": "a/b", **hub}}})
+    told = " ".join(str(problem) + json.dumps(problem.as_dict()) for problem in found)
     assert "hunter2" not in told
     assert "xxx" not in told
 

@@ -129,10 +129,13 @@ def test_with_json_problems_are_json_on_stderr(command, tmp_path, capsys):
     output = capsys.readouterr()
     assert output.out == ""
     missing, unknown = json.loads(output.err)["problems"]
-    assert missing["path"] == f"{file}:4:1: spec.model"
+    assert [missing[key] for key in ("path", "line", "column", "value")] == ["spec.model", 4, 1, None]
     assert unknown == {
-        "path": f"{file}:4:8: spec.backendd",
-        "value": "1",
+        "path": "spec.backendd",
+        "file": str(file),
+        "line": 4,
+        "column": 8,
+        "value": 1,
         "reason": "unknown field",
         "fix": "Did you mean backend?",
     }

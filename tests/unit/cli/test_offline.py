@@ -119,10 +119,20 @@ def test_a_namespace_that_is_none_is_refused_before_any_cluster_is_asked(tmp_pat
 def test_explain_shows_each_value_with_source_and_arguments(capsys):
     assert run(["explain", "-f", str(DISAGG)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["DEPLOYMENT", "ROLE", "PARAMETER", "VALUE", "SOURCE", "FROM", "ARGUMENTS"]
+    assert lines[0].split() == ["DEPLOYMENT", "ROLE", "PARAMETER", "VALUE", "SOURCE", "FROM", "DEFAULT", "ARGUMENTS"]
     row = next(line for line in lines if "decode" in line and "maxSeqLen" in line)
     assert row.split() == [
-        *("demo", "decode", "maxSeqLen", "512", "parameters", "spec.parameters.maxSeqLen", "--max-model-len", "512")
+        *(
+            "demo",
+            "decode",
+            "maxSeqLen",
+            "512",
+            "parameters",
+            "spec.parameters.maxSeqLen",
+            "-",
+            "--max-model-len",
+            "512",
+        )
     ]
 
 
@@ -208,7 +218,8 @@ def test_validate_goes_on_after_a_deployment_that_cannot_be_built(tmp_path, caps
     assert document["valid"] is False
     assert [each["name"] for each in document["checked"]] == ["one"]
     (problem,) = document["problems"]
-    assert problem["path"] == f"{file}:10:54: spec.backendVersion"
+    assert (problem["file"], problem["line"], problem["column"]) == (str(file), 10, 54)
+    assert (problem["path"], problem["value"]) == ("spec.backendVersion", "0")
     assert problem["reason"]
     assert problem["fix"]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from tandem.controller.compare import differences, quantity
+from tandem.controller.compare import differences
 
 
 def pod(**container: Any) -> dict[str, Any]:
@@ -135,29 +134,3 @@ def test_difference(case: str) -> None:
 def test_an_object_says_what_it_says_itself(case: str) -> None:
     for document in SAME[case]:
         assert differences(document, document) == ()
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1", "1"),
-        (2, "2"),
-        ("1500m", "1.5"),
-        ("0.5", "0.5"),
-        ("1Ki", "1024"),
-        ("1k", "1000"),
-        ("2Gi", str(2 * 1024**3)),
-        ("1e3", "1000"),
-        ("1E3", "1000"),
-        ("2E", str(2 * 10**18)),
-        ("2Ei", str(2 * 2**60)),
-        ("100n", "1e-7"),
-    ],
-)
-def test_quantities_are_numbers(text: object, value: str) -> None:
-    assert quantity(text) == Decimal(value)
-
-
-@pytest.mark.parametrize("text", ["", "x", "1Xi", "1 G", "Gi", "1.2.3"])
-def test_what_is_no_quantity_is_none(text: str) -> None:
-    assert quantity(text) is None

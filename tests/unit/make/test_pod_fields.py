@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from tandem.manifests.podfields import FIELDS, TOP
+from tandem.api.podfields import FIELDS, TOP
 
 ROOT = Path(__file__).parents[3]
 PLAIN = {"str", "int", "bool", "quantity", "any"}
