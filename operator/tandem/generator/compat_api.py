@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.api.deployment import RoleName
-from tandem.api.problems import Problem, Refused, refuse, shorten
+from tandem.api.problems import Problem, Refused, refuse
 from tandem.generator.artifacts import write_artifacts
 from tandem.generator.calls import (
     backend_config,
@@ -31,7 +31,7 @@ from tandem.generator.compat_types import (
 from tandem.generator.engine import Flags
 from tandem.generator.inputs import SHORT_NAMES, merge
 from tandem.generator.schemas import load_schema
-from tandem.generator.translate import has_mtp
+from tandem.generator.translate import has_mtp, relocated
 from tandem.rendering.library import Library, load_library
 from tandem.rendering.mapping import PARAMETER_NAMES
 
@@ -142,7 +142,9 @@ def _context(
     runtime, warnings = runtime_of(cfg)
     kinds: tuple[ModeKey, ...] = ("agg",) if serving == "agg" else ("disagg_prefill", "disagg_decode")
     modes = {kind: _mode_config(cfg, kind, overrides) for kind in kinds}
-    known = library.table(backend, None).version if version not in library.tables.get(backend, {}) else version
+    with relocated():
+        preferred = library.table(backend, None).version
+    known = version if version in library.tables[backend] else preferred
     if known != version and version is not None:
         warnings += (f"version: {version} of {backend} is not known; {known} is used",)
     gpus = sum(mode.gpus for mode in modes.values())
@@ -242,7 +244,9 @@ def _override(key: str, value: object, roles: tuple[str, ...], *, prefix: str = 
             head, _, last = group.rpartition(".")
             return {head: {last: value}} if head else {last: value}
     known = [*SHORT_NAMES, *PARAMETER_NAMES, *(found.rpartition(".")[2] for found in keys)]
-    raise refuse(f"overrides.{prefix}{key}", shorten(value), "there is nothing of this name", _near(key, known))
+    near = difflib.get_close_matches(key, known, n=1)
+    fix = f"Did you mean {near[0]}?" if near else f"Give {', '.join(SHORT_NAMES)}, or a name that tandem schema lists."
+    raise refuse(f"overrides.{prefix}{key}", value, "there is nothing of this name", fix)
 
 
 def _near(name: str, known: Any) -> str:

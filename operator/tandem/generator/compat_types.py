@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, Type
 from pydantic.dataclasses import dataclass
 
 from tandem.api.mistakes import words_of
-from tandem.api.problems import Problem, Refused, shorten
+from tandem.api.problems import Problem, Refused, refuse, shorten
 
 T = TypeVar("T")
 ModeKey = Literal["agg", "disagg_prefill", "disagg_decode"]
@@ -113,6 +113,8 @@ class ArtifactBundle:
 
 def checked(kind: type[T], data: object, path: str) -> T:
     """`data` as a `kind`; raises `Refused` with the path of every mistake below `path`."""
+    if not isinstance(data, Mapping):
+        raise refuse(path or kind.__name__, data, "must be a mapping", "Write keys and values below it.")
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:

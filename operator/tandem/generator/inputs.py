@@ -144,9 +144,7 @@ def _workers(raw: object) -> tuple[dict[RoleName, dict[str, object]], list[Probl
         else:
             written[role] = {name: value for name, value in (parameters or {}).items() if value is not None}
             problems += [
-                _stranger(f"{path}.{name}", "parameter", [f"{path}.{known}" for known in PARAMETER_NAMES])
-                for name in parameters or {}
-                if name not in PARAMETER_NAMES
+                _unknown_parameter(path, str(name)) for name in parameters or {} if name not in PARAMETER_NAMES
             ]
     return written, problems
 
@@ -188,9 +186,18 @@ def _check_counts(values: Mapping[str, Resolved], mode: Mode) -> None:
             raise refuse(key, found.value, f"mode {mode} has no role {role}", "Remove it.")
 
 
+def _unknown_parameter(path: str, name: str) -> Problem:
+    if name in SHORT_NAMES:
+        fix = f"Write {path}.{SHORT_NAMES[name]}."
+        return Problem(f"{path}.{name}", "", "there is no such parameter", fix)
+    return _stranger(f"{path}.{name}", "parameter", [f"{path}.{known}" for known in PARAMETER_NAMES])
+
+
 def _stranger(path: str, what: str, known: list[str]) -> Problem:
-    near = difflib.get_close_matches(path, known, n=1)
-    fix = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
+    """What is not among the `known`, which stand in the same place and so differ in their last part."""
+    by_last = {full.rpartition(".")[2]: full for full in known}
+    near = difflib.get_close_matches(path.rpartition(".")[2], by_last, n=1, cutoff=0.5)
+    fix = f"Did you mean {by_last[near[0]]}?" if near else f"Known: {', '.join(by_last)}."
     return Problem(shorten_path(path), "", f"there is no such {what}", fix)
 
 

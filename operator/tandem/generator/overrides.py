@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-import yaml
-
 from tandem.api.parameters import EngineParameters
-from tandem.api.problems import Problem, Refused, refuse, shorten
+from tandem.api.problems import Problem, Refused, refuse
 from tandem.generator.inputs import ROLES, WORKERS, merge, shorten_path
+from tandem.generator.reading import read_data
 from tandem.generator.schemas import Schema
 from tandem.rendering.mapping import PARAMETER_NAMES
 
@@ -98,11 +97,7 @@ def _cast(text: str, kind: ValueType, where: str) -> Any:
 
 
 def _yaml(text: str, kind: ValueType, where: str) -> Any:
-    try:
-        value = yaml.load(text, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        reason = f"malformed YAML: {getattr(error, 'problem', None) or error}"
-        raise refuse(where, text, reason, _FIXES.get(kind, "Put quotes around it.")) from None
+    value = read_data(text, where)
     if kind == "list" and not isinstance(value, list):
-        raise refuse(where, shorten(text), "must be a list", _FIXES["list"])
+        raise refuse(where, text, "must be a list", _FIXES["list"])
     return value

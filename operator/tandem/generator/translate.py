@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -18,6 +19,7 @@ from tandem.api.load import validate_model
 from tandem.api.problems import Problem, Refused, refuse
 from tandem.blueprint.model import Blueprint
 from tandem.generator.inputs import Inputs
+from tandem.manifests import names
 from tandem.manifests.sources import MODELS_DIR
 from tandem.rendering.mapping import PARAMETER_NAMES
 
@@ -80,6 +82,9 @@ def to_deployment(
     if len(namespace) > 63 or not _NAME.fullmatch(namespace):
         reason = "a namespace has a-z, 0-9 and - only, at most 63, and begins and ends with a letter or digit"
         raise refuse("K8sConfig.k8s_namespace", namespace, reason, "Correct it.")
+    if names.SERVICE_NAME.match(deployment_name(inputs)) is None:
+        reason = "it begins the name of a Service: a-z, 0-9 and -, a letter first, at most 63 characters in all"
+        raise refuse("K8sConfig.name_prefix", inputs.text("K8sConfig.name_prefix"), reason, "Choose another.")
     spec: dict[str, Any] = {
         "model": _model(inputs) | {"servedName": inputs.text("ServiceConfig.served_model_name")},
         "backend": backend,
@@ -128,7 +133,7 @@ def _relocate(problems: tuple[Problem, ...]) -> Iterator[Problem]:
         if path is None:
             yield problem
         else:
-            yield Problem(path, problem.value, _words(problem.reason), _words(problem.fix))
+            yield replace(problem, path=path, reason=_words(problem.reason), fix=_words(problem.fix))
 
 
 def _place(match: re.Match[str], key: str) -> str:
@@ -139,8 +144,9 @@ def _place(match: re.Match[str], key: str) -> str:
 
 
 def _words(text: str) -> str:
-    """The fix of a mapping table names parameters as a ModelDeployment does; an input has them in snake_case."""
-    return re.sub(r"\b[a-z]+(?:[A-Z]\w*)\b", lambda match: _SNAKE.get(match[0], match[0]), text)
+    """What is told of a ModelDeployment in the words of an input: parameters in snake_case, other places."""
+    told = text.replace("spec.parameters", "Workers.prefill and Workers.decode")
+    return re.sub(r"\b[a-z]+(?:[A-Z]\w*)\b", lambda match: _SNAKE.get(match[0], match[0]), told)
 
 
 def _model(inputs: Inputs) -> dict[str, Any]:

@@ -43,10 +43,11 @@ def extend(version: str, documents: Mapping[str, object], location: str) -> dict
     while following is not None:
         document = documents.get(following) if isinstance(following, str) else None
         if not isinstance(document, dict) or following in lineage:
-            reason = "this version cannot be extended" if lineage else "a mapping file is a map"
+            if not lineage:
+                raise refuse(location, document, "a mapping file is a map", "Begin with backend:.")
             known = ", ".join(sorted(set(documents) - set(lineage)))
-            fix = f"Use one of: {known or 'none'}." if lineage else "Begin with backend:."
-            raise refuse(f"{location}: extends" if lineage else location, following, reason, fix)
+            fix = f"Use one of: {known or 'none'}."
+            raise refuse(f"{location}: extends", following, "this version cannot be extended", fix)
         lineage.append(str(following))
         own, above = document.get("parameters", {}), merged.get("parameters", {})
         if not isinstance(own, dict) or not isinstance(above, dict):

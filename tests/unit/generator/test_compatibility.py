@@ -94,6 +94,25 @@ def test_s0_20_both_apis_give_the_same_worker_arguments(library):
     assert old == generate_backend_artifacts(params, "vllm", backend_version="0.33.0", library=library)
 
 
+def test_s0_20_the_documented_configuration_gives_the_same_through_the_new_api(library):
+    cfg = {"model_name": "llama-2-7b", "serving_mode": "agg"}
+    old = generate_backend_config.from_runtime(
+        cfg=cfg, backend="vllm", version="0.33.0", overrides=DynamoConfig({"tp": 2, "bs": 32}), library=library
+    ).by_mode["agg"]
+    params = generate_config_from_input_dict(
+        {
+            "ServiceConfig": {"model_path": "llama-2-7b", "served_model_name": "llama-2-7b"},
+            "Workers": {"agg": {"tensor_parallel_size": 2, "max_batch_size": 32}},
+        },
+        backend="vllm",
+        library=library,
+    )
+
+    new = generate_backend_artifacts(params, "vllm", backend_version="0.33.0", library=library)
+
+    assert old["cli_args_agg"] == new["cli_args_agg"]
+
+
 def test_s0_20_files_are_saved_by_mode(tmp_path, library):
     bundle = generate_backend_config.from_runtime(CFG, "vllm", save_dir=tmp_path, library=library)
 

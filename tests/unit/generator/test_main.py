@@ -8,6 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from tandem.cli.app import root
+from tandem.generator.schemas import load_schema
 
 
 @pytest.fixture
@@ -185,6 +186,13 @@ def test_s0_39_the_help_comes_before_missing_options():
 def test_s0_06_the_schema_prints_every_key_with_its_default_per_backend():
     found = json.loads(CliRunner().invoke(root, ["schema", "-o", "json"]).stdout)
 
+    entries = load_schema().entries
+    assert [row["key"] for row in found["inputs"]] == list(entries)
+    for row in found["inputs"]:
+        entry = entries[row["key"]]
+        has_default = entry.default is not None
+        knows = {backend for backend in found["versions"] if entry.known_to(backend)}
+        assert set(row["defaults"]) == {name for name in knows if has_default or name in entry.backend_defaults}
     image = next(row for row in found["inputs"] if row["key"] == "K8sConfig.k8s_image")
     assert {"torch", "vllm"} <= set(image["defaults"])
     assert image["defaults"]["vllm"] == "vllm/vllm-openai:v0.33.0"

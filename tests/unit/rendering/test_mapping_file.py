@@ -188,7 +188,7 @@ def test_a_table_takes_from_the_one_it_extends_what_it_does_not_say():
         ({"2": {"extends": "1"}}, "mine.yaml: extends: this version cannot be extended (got '1'). Use one of: none."),
         ({"2": {"extends": "2"}}, "mine.yaml: extends: this version cannot be extended (got '2'). Use one of: none."),
         ({"2": {"extends": 1}, "1": {}}, "mine.yaml: extends: this version cannot be extended (got 1). Use one of: 1."),
-        ({"2": []}, "mine.yaml: a mapping file is a map (got '2'). Begin with backend:."),
+        ({"2": []}, "mine.yaml: a mapping file is a map (got []). Begin with backend:."),
         (
             {"2": {"parameters": [1]}},
             f"mine.yaml: parameters: must be a map (got [1]). {A_MAP}",
