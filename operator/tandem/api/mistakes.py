@@ -13,11 +13,11 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from tandem.api import patterns
-from tandem.api.base import ApiModel, Broken
+from tandem.api.base import ApiModel, Broken, Location
 from tandem.api.podplaces import place_of
 from tandem.api.problems import Problem, Scalar, raw_of, shorten
 from tandem.api.quantity import meant
-from tandem.api.yaml_in import Location, dotted
+from tandem.api.yaml_in import dotted
 
 _NO_HINTS: Mapping[str, str] = {}
 _SECRETS = ("token", "password", "secret", "apikey", "credential")

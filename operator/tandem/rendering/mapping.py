@@ -121,10 +121,11 @@ class MappingTable:
     `lineage` is the version followed by those it extends; templates are looked up in this order. `command` starts a
     worker. `defaults` are values given when nobody says otherwise, `role_defaults` those of single roles. `limits` are
     the limits it enforces with their defaults, `limits_refused` why it does not enforce the others. `reserved` are
-    flags that Tandem sets itself, by mode. `must_match` are parameters that prefill and decode must have in common.
-    `agreement` are flags and settings whose values prefill and decode workers must agree on, so that they make the
-    revision. `constraints` names what must hold between parameters (`tandem.rendering.constraints`). `served_name` is
-    why it cannot take every name for clients, by the text that such a name contains.
+    flags that Tandem sets itself, by mode, `passed` all others that are no parameter's (empty: not known). `must_match`
+    are parameters that prefill and decode must have in common. `agreement` are flags and settings whose values prefill
+    and decode workers must agree on, so that they make the revision. `constraints` names what must hold between
+    parameters (`tandem.rendering.constraints`). `served_name` is why it cannot take every name for clients, by the text
+    that such a name contains.
     """
 
     backend: str
@@ -138,6 +139,7 @@ class MappingTable:
     limits: Mapping[str, int | str | None]
     limits_refused: Mapping[str, Unsupported]
     reserved: Mapping[str, frozenset[str]]
+    passed: frozenset[str]
     must_match: tuple[str, ...]
     agreement: frozenset[str]
     constraints: tuple[str, ...]

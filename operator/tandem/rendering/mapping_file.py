@@ -19,8 +19,8 @@ from tandem.rendering.values import Value, as_text
 _REQUIRED = ("backend", "version", "image", "command", "parameters", "limits")
 _KEYS = (
     *_REQUIRED,
-    *("lineage", "preferred", "defaults", "role_defaults", "limits_refused", "reserved", "must_match", "agreement"),
-    *("constraints", "served_name"),
+    *("lineage", "preferred", "defaults", "role_defaults", "limits_refused", "reserved", "passed", "must_match"),
+    *("agreement", "constraints", "served_name"),
 )
 _FORMS = ("flag", "env", "setting", "when", "unsupported")
 _ENTRY_KEYS = (*_FORMS, "in_disagg", "values", "list", "mode", "notes", "otherwise", "fix")
@@ -85,6 +85,7 @@ def parse_mapping(document: Mapping[str, Any], location: str) -> MappingTable:
         reserved={
             mode: frozenset((*always, *reader.texts(f"reserved.{mode}", reserved.get(mode, ())))) for mode in _MODES
         },
+        passed=frozenset(reader.texts("passed", document.get("passed", ()))),
         must_match=reader.words("must_match", document.get("must_match", ()), PARAMETER_NAMES),
         agreement=frozenset(reader.texts("agreement", document.get("agreement", ()))),
         constraints=reader.words("constraints", document.get("constraints", ()), tuple(sorted(CONSTRAINTS))),

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tandem.api.problems import Problem, Refused, refuse, shorten
+from tandem.rendering.extra import (
+    extra_warnings,
+    flag_name,
+    repeated_problems,
+    reserved_problems,
+    unknown_problems,
+)
 from tandem.rendering.library import Library
 from tandem.rendering.mapping import MappingTable
 from tandem.rendering.parameters import Given, Resolved, resolve
 from tandem.rendering.templates import YamlTemplate
 from tandem.rendering.values import Argument, EnvRef, RoleRendering, Value
 from tandem.rendering.vocabulary import CONTEXT_NAMES
+
+__all__ = ["ModelFacts", "Rendering", "Request", "RoleRequest", "flag_name", "render"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +80,16 @@ def render(request: Request, library: Library) -> Rendering:
     resolved: list[Resolved] = []
     problems: list[Problem] = []
     for role in request.roles:
-        problems += _reserved(role, table.reserved[request.mode])
+        extra = role.extra_arguments, role.extra_path, table
+        problems += reserved_problems(*extra, request.mode)
+        problems += unknown_problems(*extra, request.mode)
         try:
-            resolved.append(_resolve(request, role=role, table=table, limits=limits, library=library))
+            values = _resolve(request, role=role, table=table, limits=limits, library=library)
         except Refused as refused:
             problems += refused.problems
+            continue
+        problems += repeated_problems(*extra, mode=request.mode, parameters=values.parameters)
+        resolved.append(values)
     if problems:
         raise Refused(dict.fromkeys(problems))
     _check_match(request, resolved, table)
@@ -123,24 +137,6 @@ def _check_name(served: str, table: MappingTable) -> None:
     for text, why in table.served_name.items():
         if text in served:
             raise refuse("spec.model.servedName", served, why.reason, why.fix)
-
-
-def _reserved(role: RoleRequest, reserved: Collection[str]) -> list[Problem]:
-    """Extra arguments that would take over a flag that the deployment depends on, abbreviated or not."""
-    problems = []
-    for index, argument in enumerate(role.extra_arguments):
-        flag = flag_name(argument)
-        if flag is not None and any(name.startswith(flag) for name in reserved):
-            reason = "this flag is set by Tandem: another value would cut the worker off from its Service or its peers"
-            problems.append(Problem(f"{role.extra_path}[{index}]", shorten(argument), reason, "Remove it."))
-    return problems
-
-
-def flag_name(argument: str) -> str | None:
-    """The flag's name in an argument (`--max_num_seqs=3` → `--max-num-seqs`), None when it is no flag."""
-    if not argument.startswith("-") or argument in ("-", "--"):
-        return None
-    return argument.split("=", 1)[0].split(".", 1)[0].replace("_", "-")
 
 
 def _check_match(request: Request, resolved: list[Resolved], table: MappingTable) -> None:
@@ -200,7 +196,10 @@ def _role(
         settings=settings,
         parameters=values.parameters,
         trace=values.trace,
-        warnings=tuple(item.warning for item in values.parameters if item.note),
+        warnings=(
+            *(item.warning for item in values.parameters if item.note),
+            *extra_warnings(role.extra_arguments, role.extra_path, table, values.parameters),
+        ),
     )
 
 

@@ -44,7 +44,7 @@ def entry(raw):
 
 KNOWN_KEYS = (
     "backend, version, image, command, parameters, limits, lineage, preferred, defaults, role_defaults, "
-    "limits_refused, reserved, must_match, agreement, constraints, served_name"
+    "limits_refused, reserved, passed, must_match, agreement, constraints, served_name"
 )
 ENTRY_KEYS = "flag, env, setting, when, unsupported, in_disagg, values, list, mode, notes, otherwise, fix"
 ONE_FORM = "Give exactly one of flag, env, setting, when, unsupported."
