@@ -1,15 +1,16 @@
 """The operator on a control plane alone: 100 and 500 deployments at once, then one at a time, beside a bare client.
 
 The bare client makes the same writes (the resource, its objects in two waves, one status) with plain aiohttp and no
-watch, no cache and no thought: what is left is what the API server takes. It runs before and after the operator, as an
-API server's speed changes by the minute; the operator is held against the mean of the two. Every phase begins when
-nobody writes any more: the controllers of Kubernetes need minutes for what a client asks for in seconds.
+watch, no cache and no thought: what is left is what the API server takes. It runs before and after the operator, as a
+machine's speed changes by the minute; the operator is held against the mean of the two. Every round has a control
+plane of its own and begins when nobody writes: Kubernetes' controllers need minutes for what was asked in seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import ssl
 import statistics
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -152,24 +154,35 @@ async def bare(api: Api, count: int, namespace: str) -> dict[str, Any]:
     }
 
 
-def audit(plane: ControlPlane, since: int) -> list[dict[str, Any]]:
-    """Finished requests since a place in the audit log."""
-    with plane.audit_log.open("rb") as log:
-        log.seek(since)
-        lines = log.read().split(b"\n")[:-1]
-    return [entry for entry in map(json.loads, lines) if entry["stage"] == "ResponseComplete"]
+class Audit:
+    """Finished requests since this was made. Each line is read once: the log grows by tens of megabytes a phase."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._log = plane.audit_log
+        self._offset = plane.audit_offset()
+        self.entries: list[dict[str, Any]] = []
+
+    def new(self) -> list[dict[str, Any]]:
+        """What has come since the last call; it is added to `entries`."""
+        with self._log.open("rb") as log:
+            log.seek(self._offset)
+            text = log.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        found = [entry for entry in map(json.loads, whole.splitlines()) if entry["stage"] == "ResponseComplete"]
+        self.entries += found
+        return found
 
 
 async def quiet(plane: ControlPlane) -> float:
     """Returns when nobody has written anything but Leases and Events for a while, with the seconds that it took."""
     began = time.perf_counter()
-    since, calm_since = plane.audit_offset(), began
+    audit, calm_since = Audit(plane), began
     while time.perf_counter() - calm_since < QUIET_SECONDS:
         if time.perf_counter() - began > QUIET_TIMEOUT:
             raise RuntimeError(f"somebody still writes after {QUIET_TIMEOUT} s")
         await asyncio.sleep(0.5)
-        entries, since = audit(plane, since), plane.audit_offset()
-        if any(entry["verb"] in ALL_WRITES and _resource(entry) not in ("leases", "events") for entry in entries):
+        if any(entry["verb"] in ALL_WRITES and _resource(entry) not in ("leases", "events") for entry in audit.new()):
             calm_since = time.perf_counter()
     return time.perf_counter() - began
 
@@ -199,30 +212,29 @@ async def many(plane: ControlPlane, api: Api, operator: OperatorProcess, count: 
     per_deployment = len(
         build(parse_resource(deployment("d", namespace)), cluster=Cluster(library=load_library())).objects
     )
-    since = plane.audit_offset()
+    audit = Audit(plane)
     cpu_before, _ = operator.usage()
     began = time.perf_counter()
     await gather_limited([api.create(deployment(f"d{n}", namespace)) for n in range(count)], WRITERS)
     created_s = time.perf_counter() - began
-    while len(_created(plane, since)) < per_deployment * count:
+    missing = per_deployment * count
+    while missing := missing - len(_created(audit.new())):
         if time.perf_counter() - began > 300:
-            raise RuntimeError(
-                f"{len(_created(plane, since))} of {per_deployment * count} children\n{operator.log_tail()}"
-            )
+            raise RuntimeError(f"{missing} of {per_deployment * count} children are missing\n{operator.log_tail()}")
         await asyncio.sleep(0.5)
-    entries = audit(plane, since)
     first = min(
         seconds_of(e, "requestReceivedTimestamp")
-        for e in entries
+        for e in audit.entries
         if e["verb"] == "create" and e["objectRef"].get("resource") == MODEL_DEPLOYMENT.plural
     )
-    last = max(seconds_of(e) for e in _created(plane, since))
+    last = max(seconds_of(e) for e in _created(audit.entries))
     await asyncio.sleep(QUIET_SECONDS)
     cpu_after, rss = operator.usage()
-    writes = Counter(_what(entry) for entry in own_writes(audit(plane, since)))
+    audit.new()
+    writes = Counter(_what(entry) for entry in own_writes(audit.entries))
     # Other controllers go on for minutes: pods, their failing to be scheduled, and what the operator says of it.
     settled_s = await quiet(plane)
-    offset, (idle_cpu, _) = plane.audit_offset(), operator.usage()
+    idle, (idle_cpu, _) = Audit(plane), operator.usage()
     await asyncio.sleep(IDLE_SECONDS)
     return {
         "deployments": count,
@@ -235,7 +247,7 @@ async def many(plane: ControlPlane, api: Api, operator: OperatorProcess, count: 
         "rss_mb": round(rss, 1),
         "rss_peak_mb": round(operator.peak_mb(), 1),
         "seconds_until_nobody_writes": round(settled_s, 1),
-        "idle_writes": len(own_writes(audit(plane, offset))),
+        "idle_writes": len(own_writes(idle.new())),
         "idle_cpu_percent": round((operator.usage()[0] - idle_cpu) / IDLE_SECONDS * 100, 3),
     }
 
@@ -245,11 +257,11 @@ def _what(entry: dict[str, Any]) -> str:
     return " ".join(part for part in (entry["verb"], target["resource"], target.get("subresource")) if part)
 
 
-def _created(plane: ControlPlane, since: int) -> list[dict[str, Any]]:
+def _created(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     children = {resource.plural for resource in CHILD_KINDS}
     return [
         entry
-        for entry in own_writes(audit(plane, since))
+        for entry in own_writes(entries)
         if entry["verb"] == "patch"
         and entry["objectRef"]["resource"] in children
         and entry.get("responseStatus", {}).get("code") == 201
@@ -363,52 +375,75 @@ async def _single(api: Api, arrivals: Arrivals, name: str, namespace: str, times
     await asyncio.sleep(0.4)
 
 
-async def measure(plane: ControlPlane, work: Path, counts: list[int]) -> dict[str, Any]:
-    """All measurements on one control plane."""
-    result: dict[str, Any] = {}
+async def _bare_round(plane: ControlPlane, count: int) -> dict[str, Any]:
     async with Api(plane) as api:
-        await _bare_round(plane, api, WARM_UP, "warm-up")
-        for count in counts:
-            before = await _bare_round(plane, api, count, f"before-{count}")
-            plane.kubectl("create", "namespace", f"many-{count}")
-            kubeconfig = plane.kubeconfig_for(USER, ["system:masters"])
-            operator = OperatorProcess(kubeconfig, work / "operator.log", settings={"log_level": "warning"}).start()
-            try:
-                measured = await many(plane, api, operator, count, f"many-{count}")
-                if count == counts[0]:
-                    plane.kubectl("create", "namespace", "single")
-                    result["one_at_a_time"] = await singles(api, "single")
-            finally:
-                operator.stop()
-            for namespace in (f"many-{count}", *(("single",) if count == counts[0] else ())):
-                await _emptied(plane, namespace)
-            after = await _bare_round(plane, api, count, f"after-{count}")
-            bare_s = statistics.mean((before["seconds"], after["seconds"]))
-            measured["times_the_bare_client"] = round(measured["seconds_until_all_children"] / bare_s, 2)
-            result |= {f"bare_{count}": [before, after], f"operator_{count}": measured}
+        await _warm_up(plane, api)
+        plane.kubectl("create", "namespace", "measured")
+        return await bare(api, count, "measured")
+
+
+async def _operator_round(plane: ControlPlane, count: int, log: Path, *, one_at_a_time: bool) -> dict[str, Any]:
+    async with Api(plane) as api:
+        await _warm_up(plane, api)
+        plane.kubectl("create", "namespace", "measured")
+        kubeconfig = plane.kubeconfig_for(USER, ["system:masters"])
+        operator = OperatorProcess(kubeconfig, log, settings={"log_level": "warning"}).start()
+        try:
+            result = await many(plane, api, operator, count, "measured")
+            if one_at_a_time:
+                plane.kubectl("create", "namespace", "single")
+                result["one_at_a_time"] = await singles(api, "single")
+        finally:
+            operator.stop()
     return result
 
 
-async def _bare_round(plane: ControlPlane, api: Api, count: int, namespace: str) -> dict[str, Any]:
-    plane.kubectl("create", "namespace", namespace)
-    measured = await bare(api, count, namespace)
-    await _emptied(plane, namespace)
-    return measured
-
-
-async def _emptied(plane: ControlPlane, namespace: str) -> None:
-    """Removes a namespace with all that is in it, and waits for it: the next measurement is to find a quiet server."""
-    await asyncio.to_thread(plane.kubectl, "delete", "namespace", namespace, "--wait=true", "--timeout=300s")
+async def _warm_up(plane: ControlPlane, api: Api) -> None:
+    plane.kubectl("create", "namespace", "warm-up")
+    await bare(api, WARM_UP, "warm-up")
+    await asyncio.to_thread(plane.kubectl, "delete", "namespace", "warm-up", "--wait=true", "--timeout=300s")
     await quiet(plane)
+
+
+@contextlib.contextmanager
+def fresh_plane() -> Iterator[ControlPlane]:
+    """A new control plane with the CRDs. Emptying a used one takes longer: its controllers may ask 20 times per s."""
+    with running_control_plane(Binaries.from_environment()) as plane:
+        plane.kubectl("apply", "--server-side", "--filename", str(CRDS))
+        plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(CRDS))
+        yield plane
+
+
+def measure(count: int, log: Path, *, one_at_a_time: bool) -> dict[str, Any]:
+    """Bare client, operator, bare client, each on a control plane of its own."""
+
+    def bare_round() -> dict[str, Any]:
+        with fresh_plane() as plane:
+            return _told("bare client", count, asyncio.run(_bare_round(plane, count)))
+
+    before = bare_round()
+    with fresh_plane() as plane:
+        measured = asyncio.run(_operator_round(plane, count, log, one_at_a_time=one_at_a_time))
+    _told("operator", count, measured)
+    after = bare_round()
+    bare_s = statistics.mean((before["seconds"], after["seconds"]))
+    measured["times_the_bare_client"] = round(measured["seconds_until_all_children"] / bare_s, 2)
+    return {f"bare_{count}": [before, after], f"operator_{count}": measured}
+
+
+def _told(who: str, count: int, result: dict[str, Any]) -> dict[str, Any]:
+    print(f"{who}, {count}: {json.dumps(result)}", file=sys.stderr, flush=True)
+    return result
 
 
 def main() -> None:
     """Prints the figures as one line of JSON. Arguments: the numbers of deployments (default 100 500)."""
     counts = [int(text) for text in sys.argv[1:]] or [100, 500]
-    with tempfile.TemporaryDirectory() as work, running_control_plane(Binaries.from_environment()) as plane:
-        plane.kubectl("apply", "--server-side", "--filename", str(CRDS))
-        plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(CRDS))
-        print(json.dumps(asyncio.run(measure(plane, Path(work), counts))))
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as work:
+        for count in counts:
+            result |= measure(count, Path(work) / "operator.log", one_at_a_time=count == counts[0])
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 WRITE_VERBS = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+BLOCK_BYTES = 65536
 
 # Requests are written when answered, without bodies; watches also when they start, as they may never end.
 POLICY: dict[str, Any] = {
@@ -37,6 +39,20 @@ class AuditEvent:
     def is_write(self) -> bool:
         """Whether the request asked for a change, granted or not."""
         return self.verb in WRITE_VERBS
+
+
+def complete_size(log: Path) -> int:
+    """Bytes of the log up to the end of its last whole line: what is written next begins there."""
+    with log.open("rb") as handle:
+        end = handle.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - BLOCK_BYTES)
+            handle.seek(start)
+            newline = handle.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0
 
 
 def read_events(log: Path, *, offset: int = 0) -> list[AuditEvent]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster.audit import POLICY, AuditEvent, read_events
+from tests.cluster.audit import POLICY, AuditEvent, complete_size, read_events
 from tests.cluster.binaries import CONTROL_PLANE_PROGRAMS, Binaries
 from tests.cluster.client import ClusterClient
 from tests.cluster.kubeconfig import Endpoint, user_file_name, write_kubeconfig
@@ -116,8 +116,8 @@ class ControlPlane(ClusterClient):
         return write_kubeconfig(path, endpoint=endpoint, credentials=self.authority.client(user, groups))
 
     def audit_offset(self) -> int:
-        """The audit log's size now, to read only what comes after."""
-        return self.audit_log.stat().st_size
+        """The audit log's size now in whole lines, to read only what comes after."""
+        return complete_size(self.audit_log)
 
     def audit_events(self, *, since: int = 0) -> list[AuditEvent]:
         """The requests on record since an `audit_offset`."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.audit import read_events
+from tests.cluster.audit import BLOCK_BYTES, complete_size, read_events
 
 
 def entry(verb: str, **changes: Any) -> str:
@@ -57,3 +57,19 @@ def test_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     log = tmp_path / "audit.log"
     log.write_text(entry("get") + entry("delete")[:20])
     assert [event.verb for event in read_events(log)] == ["get"]
+
+
+def test_a_place_in_the_log_is_never_inside_a_line(tmp_path: Path) -> None:
+    log = tmp_path / "audit.log"
+    whole = entry("patch")
+    log.write_text(whole + entry("update")[:-20])
+    assert complete_size(log) == len(whole)
+    log.write_text("")
+    assert complete_size(log) == 0
+
+
+def test_a_last_line_longer_than_what_is_read_at_once_is_passed_over(tmp_path: Path) -> None:
+    log = tmp_path / "audit.log"
+    whole = entry("patch")
+    log.write_text(whole + "x" * (2 * BLOCK_BYTES + 5))
+    assert complete_size(log) == len(whole)
