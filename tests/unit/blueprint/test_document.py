@@ -1,0 +1,75 @@
+"""Blueprints as JSON, and numbers that somebody declares."""
+
+import json
+
+import pytest
+
+from tandem.api.problems import Refused
+from tandem.blueprint.config import from_config
+from tandem.blueprint.document import canonical, fingerprint, from_dict, to_dict
+from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, NEMOTRON_NANO, gemma3
+
+EVERY_KIND = (*(model.config() for model in GOLDEN), DEEPSEEK_V3, NEMOTRON_NANO, gemma3(2560, 34, 8, 4, 10240))
+DECLARED = {
+    "schema_version": 1,
+    "architecture": "my-model",
+    "total_params": 1000,
+    "weight_bytes": 2000,
+    "kv_bytes_per_token": 64,
+    "max_seq_len": 4096,
+}
+
+
+@pytest.mark.parametrize("document", EVERY_KIND, ids=lambda document: document["model_type"])
+def test_s3_03_json_and_back(document):
+    blueprint = from_config(document)
+
+    written = json.loads(json.dumps(to_dict(blueprint)))
+
+    assert written["schema_version"] == 1
+    assert from_dict(written) == blueprint
+    assert canonical(from_dict(written)) == canonical(blueprint)
+    assert fingerprint(from_dict(written)) == fingerprint(blueprint)
+
+
+def test_s3_03_the_canonical_text_differs_where_a_fact_does():
+    prints = {fingerprint(from_config({**DEEPSEEK_V3, "vocab_size": size})) for size in (1000, 1001)}
+
+    assert len(prints) == 2
+
+
+def test_numbers_can_be_declared_for_an_architecture_that_is_not_known():
+    blueprint = from_dict(DECLARED)
+
+    assert (blueprint.total_params, blueprint.weight_bytes) == (1000, 2000)
+    assert blueprint.weights_from == "declared"
+    assert blueprint.structure is None
+    assert len(blueprint.digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("changed", "path"),
+    [
+        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": None}, "schema_version"),
+        ({"total_params": "many"}, "total_params"),
+        ({"total_params": -1}, "total_params"),
+        ({"total_params": 1e308}, "total_params"),
+        ({"weight_bytes": 10**30}, "weight_bytes"),
+        ({"weight_bytes": None}, "weight_bytes"),
+        ({"dims": {"hidden_size": 4}}, "dims.layers"),
+    ],
+    ids=str,
+)
+def test_a_declaration_that_cannot_be_is_located(changed, path):
+    with pytest.raises(Refused) as refused:
+        from_dict({**DECLARED, **changed}, place="mine.json: ")
+
+    assert [problem.path for problem in refused.value.problems] == [f"mine.json: {path}"]
+
+
+def test_an_unknown_field_is_refused_not_dropped():
+    with pytest.raises(Refused) as refused:
+        from_dict({**DECLARED, "total_parms": 5})
+
+    assert refused.value.problems[0].path == "total_parms"

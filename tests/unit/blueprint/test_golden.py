@@ -1,0 +1,91 @@
+"""Published models: counts and bytes that others have counted, to the last digit."""
+
+import pytest
+
+from tandem.blueprint import counts
+from tandem.blueprint.activation import activation_bytes_per_token
+from tandem.blueprint.config import from_config
+from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, NEMOTRON_NANO, config, gemma3
+
+
+@pytest.mark.parametrize("model", GOLDEN, ids=lambda model: model.name)
+def test_s3_08_counts_are_the_published_ones(model):
+    blueprint = from_config(model.config())
+
+    assert blueprint.total_params == blueprint.trainable_params == model.total
+    assert blueprint.active_params == (model.active or model.total)
+    assert blueprint.kv_bytes_per_token == model.kv
+
+
+def test_deepseek_v3_to_the_last_value_of_its_checkpoint():
+    blueprint = from_config(DEEPSEEK_V3)
+    structure = blueprint.structure
+    stored = (*structure.weights(), *structure.further())
+    scales = sum(
+        times * weight.copies * -(-weight.out // 128) * -(-weight.inp // 128)
+        for times, weight in stored
+        if weight.linear
+    )
+
+    assert blueprint.total_params == 671_026_419_200
+    assert (blueprint.trainable_params, blueprint.buffers) == (671_026_404_352, 14_848)
+    assert blueprint.active_params == 37_552_297_472
+    assert blueprint.kv_bytes_per_token == 70_272
+    # What the hub counts: with the layer that predicts a further token, and the scales of FP8 blocks.
+    assert blueprint.total_params + counts.counts(structure).further + scales == 684_531_386_000
+    assert (blueprint.is_moe, blueprint.nextn) == (True, 1)
+
+
+@pytest.mark.parametrize(("name", "size"), [("gpt-oss-20b", 13_761_264_768), ("gpt-oss-120b", 65_248_815_744)], ids=str)
+def test_gpt_oss_takes_the_bytes_of_its_model_card(name, size):
+    model = next(model for model in GOLDEN if model.name == name)
+
+    assert from_config(model.config()).weight_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("dims", "total"),
+    [
+        ((2560, 34, 8, 4, 10240), 4_300_079_472),
+        ((3840, 48, 16, 8, 15360), 12_187_325_040),
+        ((5376, 62, 32, 16, 21504, 128), 27_432_406_640),
+    ],
+    ids=["4B", "12B", "27B"],
+)
+def test_gemma_3_with_its_image_encoder(dims, total):
+    blueprint = from_config(gemma3(*dims))
+
+    assert blueprint.total_params == total
+    assert (blueprint.image_size, blueprint.patch_size, blueprint.num_channels) == (896, 14, 3)
+    assert "vision" in blueprint.components
+
+
+def test_windows_bound_the_cache_of_long_sequences():
+    blueprint = from_config(gemma3(5376, 62, 32, 16, 21504, 128))
+
+    assert counts.sequence_bytes(blueprint.structure, 131_072, 2) == 11_173_625_856
+    assert blueprint.kv_cache_bytes == 11_173_625_856
+    assert 131_072 * counts.kv_bytes_per_token(blueprint.structure, 2) == 66_571_993_088
+    assert blueprint.dims.window == 1024
+
+
+def test_a_hybrid_has_a_constant_part_and_attention_layers():
+    structure = from_config(NEMOTRON_NANO).structure
+
+    assert counts.sequence_bytes(structure, 0, 2) == 49_082_368
+    assert counts.kv_bytes_per_token(structure, 2) == 6_144
+    assert counts.sequence_bytes(structure, 1000, 2) == 49_082_368 + 6_144_000
+
+
+@pytest.mark.parametrize(
+    ("model_type", "dims", "per_token"),
+    [
+        ("llama", (4096, 32, 32, 8, 128, 14336, 128256), 119_304),
+        ("qwen2", (1536, 28, 12, 2, 128, 8960, 151936), 66_568),
+        ("qwen3", (5120, 64, 64, 8, 128, 25600, 151936), 195_080),
+        ("mistral", (4096, 32, 32, 8, 128, 14336, 32000), 119_304),
+    ],
+)
+def test_activation_is_what_was_measured_in_torch(model_type, dims, per_token):
+
+    assert activation_bytes_per_token(from_config(config(model_type, dims)).structure, 2) == per_token
