@@ -1,0 +1,46 @@
+"""What a role asks of a worker, from its engine parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tandem.blueprint.formats import PLAIN_BYTES
+from tandem.blueprint.memory import Load
+from tandem.blueprint.model import Blueprint
+from tandem.blueprint.split import Split
+
+# Tokens of a cache block, and tokens that one iteration computes, where nobody says: vLLM's.
+_BLOCK = 16
+_STEP = 8192
+_CACHE_BYTES: Mapping[str, int] = {
+    "fp8": 1,
+    "fp8_e4m3": 1,
+    "fp8_e5m2": 1,
+    "int8": 1,
+    "float16": 2,
+    "bfloat16": 2,
+    "float32": 4,
+}
+# Backends whose batch size is that of each copy of the attention layers.
+_BATCH_PER_COPY = frozenset(("vllm", "trtllm"))
+
+
+def load_of(backend: str, parameters: Mapping[str, object], blueprint: Blueprint, split: Split) -> Load:
+    """The load that a role's parameters (unified names) ask for; one sequence where no batch size is given."""
+    length = _number(parameters, "max_seq_len") or blueprint.max_seq_len or _STEP
+    batch = _number(parameters, "max_batch_size") or 1
+    step = _number(parameters, "max_num_tokens") or _number(parameters, "max_prefill_tokens") or _STEP
+    value = PLAIN_BYTES.get(blueprint.dtype or "", 2)
+    return Load(
+        batch=batch * split.copies if backend in _BATCH_PER_COPY else batch,
+        length=length,
+        step=min(step, batch * length),
+        kv_bytes=_CACHE_BYTES.get(str(parameters.get("kv_cache_dtype", "auto")), value),
+        value_bytes=value,
+        block=_number(parameters, "tokens_per_block") or _BLOCK,
+    )
+
+
+def _number(parameters: Mapping[str, object], name: str) -> int | None:
+    value = parameters.get(name)
+    return value if type(value) is int and value > 0 else None

@@ -1,0 +1,133 @@
+"""What one GPU (or a process without one) needs for a model: weights, KV cache, activation; exact where layers are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+from tandem.blueprint.activation import activation_bytes_per_token, logits_bytes
+from tandem.blueprint.counts import layer_sequence_bytes, matrix_bytes
+from tandem.blueprint.formats import Format
+from tandem.blueprint.parts import Mixer, Weight
+from tandem.blueprint.split import Split
+from tandem.blueprint.structure import Layer, Structure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What is asked of one worker: `batch` sequences of `length` tokens, `step` tokens computed at once.
+
+    `kv_bytes` is the size of one number of the cache, `value_bytes` of one number of a layer's result; the cache is
+    kept in blocks of `block` tokens.
+    """
+
+    batch: int
+    length: int
+    step: int
+    kv_bytes: int = 2
+    value_bytes: int = 2
+    block: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Bytes by part, for the GPU that needs the most."""
+
+    weights: int
+    kv: int
+    activation: int
+    reserve: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv + self.activation + self.reserve
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One GPU's share of a run of layers: bytes of its weights, and how many of its layers have which mixer."""
+
+    weights: int
+    mixers: tuple[tuple[int, Mixer | None], ...]
+
+
+def stages_of(structure: Structure, split: Split, *, number: Format, quantised: Format | None) -> tuple[Stage, ...]:
+    """The share of one GPU of each stage, with embedding and head in the first and last."""
+    form = quantised or number
+    kinds = dict.fromkeys(run.layer for run in structure.runs)
+    shares = {layer: _share(layer.weights(structure.hidden), layer, split, number, form) for layer in kinds}
+    around = [0] * split.stages
+    around[0] += _share(structure.embedding(), None, split, number, form)
+    around[-1] += _share(_head(structure, split), None, split, number, form)
+    found = []
+    for outside, layers in zip(around, _cut_layers(structure, split.stages), strict=True):
+        mixers: Counter[Mixer | None] = Counter()
+        for layer, count in layers.items():
+            mixers[layer.mixer] += count
+        own = outside + sum(count * shares[layer] for layer, count in layers.items())
+        found.append(Stage(own, tuple((count, mixer) for mixer, count in mixers.items())))
+    return tuple(found)
+
+
+def worst_gpu(structure: Structure, stages: tuple[Stage, ...], load: Load, split: Split, *, reserve: int = 0) -> Parts:
+    """The parts of the GPU that needs the most; stages differ in layers, embedding and head."""
+    batch = -(-load.batch // split.copies)
+    activation = load.step * activation_bytes_per_token(structure, load.value_bytes, across=split.dense)
+    activation = max(activation, logits_bytes(structure, load.batch, load.value_bytes, across=split.attention))
+    kv = [batch * _sequence(stage, load, split) for stage in stages]
+    weights, most = max(zip((stage.weights for stage in stages), kv, strict=True), key=sum)
+    return Parts(weights=weights, kv=most, activation=activation, reserve=reserve)
+
+
+def _sequence(stage: Stage, load: Load, split: Split) -> int:
+    return sum(
+        count * layer_sequence_bytes(mixer, load.length, load.kv_bytes, across=split.attention, block=load.block)
+        for count, mixer in stage.mixers
+    )
+
+
+def _head(structure: Structure, split: Split) -> Iterator[Weight]:
+    yield from structure.head()
+    if structure.tied and split.stages > 1:
+        # The last stage needs its own copy of the embedding.
+        yield next(structure.embedding())
+
+
+def _cut_layers(structure: Structure, stages: int) -> list[Counter[Layer]]:
+    """How many layers of each kind a stage has; those left over go to the last stages but one, as in vLLM."""
+    if stages == 1:
+        whole: Counter[Layer] = Counter()
+        for run in structure.runs:
+            whole[run.layer] += run.count
+        return [whole]
+    each = [run.layer for run in structure.runs for _ in range(run.count)]
+    least, rest = divmod(len(each), stages)
+    sizes = [least + (stages - rest - 1 <= index < stages - 1) for index in range(stages)]
+    ends = list(accumulate(sizes))
+    return [Counter(each[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _share(weights: Iterable[Weight], layer: Layer | None, split: Split, number: Format, form: Format) -> int:
+    """Bytes of one GPU's share."""
+    total = 0
+    for weight in weights:
+        copies, across = weight.copies, split.dense
+        if weight.group == "experts":
+            copies, across = -(-copies // split.expert_groups), split.expert
+        elif weight.group != "mlp":
+            across = split.attention
+        out, inp = weight.out, weight.inp
+        if weight.cut == "out":
+            out = _cut(out, weight.units, across)
+        elif weight.cut == "in":
+            inp = _cut(inp, weight.units, across)
+        total += copies * matrix_bytes(weight, out, inp, layer=layer, number=number, quantised=form)
+    return total
+
+
+def _cut(values: int, units: int, across: int) -> int:
+    """The share of one of `across` GPUs, in whole units: with more GPUs than units, some hold the same."""
+    return -(-units // across) * (values // units) if across > 1 else values
