@@ -16,8 +16,8 @@ from tandem.kube.cache import Ref
 from tandem.kube.client import Client
 from tandem.kube.clock import Clock
 from tandem.kube.errors import ApiError
-from tandem.kube.follow import Follower
 from tandem.kube.resources import CONFIG_MAP
+from tandem.kube.versions import follow_versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class ConfigTexts:
         return {name for owner, names in self._named.items() if owner.namespace == namespace for name in names}
 
     def _follow(self, namespace: str) -> asyncio.Task[None]:
-        follower = Follower(
+        following = follow_versions(
             self._client,
             self._clock,
             CONFIG_MAP,
@@ -107,7 +107,7 @@ class ConfigTexts:
             known=lambda: self._wanted(namespace),
             on_version=lambda name, version: self._changes(namespace, name, version),
         )
-        return asyncio.create_task(follower.run(), name=f"ConfigMaps of {namespace}")
+        return asyncio.create_task(following, name=f"ConfigMaps of {namespace}")
 
     def _changes(self, namespace: str, name: str, version: int) -> None:
         """Forgets a ConfigMap that is newer than what is known of it, and has those looked at that name it."""

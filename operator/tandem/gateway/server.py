@@ -21,7 +21,6 @@ from tandem.api.problems import refuse
 from tandem.gateway.app import Source, World, create_app
 from tandem.gateway.audit import JsonAudit, JsonFormatter
 from tandem.gateway.discovery.file import FileSource
-from tandem.gateway.discovery.follow import SliceFollower
 from tandem.gateway.fleet import FleetView
 from tandem.gateway.lifecycle import Lifecycle
 from tandem.gateway.settings import RouterSettings
@@ -75,6 +74,7 @@ def make_source(settings: RouterSettings, view: FleetView, on_failure: Callable[
     if settings.endpoints_file is not None:
         return FileSource(settings.endpoints_file, view, on_failure=on_failure, poll_seconds=settings.file_poll_seconds)
     # The Kubernetes client is a second of start-up and 30 MB that local mode does without.
+    from tandem.gateway.discovery.follow import SliceFollower
     from tandem.gateway.discovery.kubernetes import KubernetesSlices
 
     assert settings.namespace is not None  # noqa: S101 - settings hold exactly one of the two

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -111,7 +111,7 @@ class Client:
         label_selector: str = "",
         timeout_seconds: int = 300,
         metadata_only: bool = False,
-    ) -> AsyncIterator[tuple[str, Object]]:
+    ) -> AsyncGenerator[tuple[str, Object], None]:
         """Events (type, object) after `resource_version`, bookmarks included, until the server ends the stream."""
         query = {
             "watch": "true",

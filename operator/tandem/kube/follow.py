@@ -1,99 +1,153 @@
-"""Follows the names and versions of objects that carry no label of ours, of one kind in one namespace.
+"""One list, then watches that resume where the last one ended: through every failure, until cancelled.
 
-Only metadata is asked for: what is in objects that nobody named stays with the API server.
+Needs neither a client nor a cluster to be imported: what is followed, and who hears of it, is given.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tandem.kube.client import Client
-from tandem.kube.clock import Clock
-from tandem.kube.errors import ApiError
+from tandem.kube.errors import UNREACHABLE, ApiError
 from tandem.kube.queue import Backoff
-from tandem.kube.resources import Resource
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from tandem.kube.client import Client, Listing
+    from tandem.kube.resources import Resource
 
-BACKOFF = Backoff(base=0.2, longest=10.0)
-# A watch is asked to end after this long, so that one that died in silence is noticed.
-WATCH_SECONDS = 300
+Event = tuple[str, dict[str, Any]]
+"""Type and object, as a watch brings them."""
+_TOO_OLD = 410
 
-OnVersion = Callable[[str, int], None]
-"""Told of a name and the version at which its object came, changed or went."""
+
+class Source(Protocol):
+    """Objects of the API server. Both raise ApiError, for ERROR events too."""
+
+    async def list(self) -> Listing:
+        """All of them."""
+
+    def watch(self, *, version: str, seconds: int) -> AsyncGenerator[Event, None]:
+        """What happened after `version`, for about `seconds`."""
+
+
+class KindSource:
+    """The objects of a kind in one namespace, or (None) in all; of those that match `selector`, if given."""
+
+    def __init__(
+        self, client: Client, resource: Resource, namespace: str | None, *, selector: str = "", metadata_only: bool
+    ) -> None:
+        self._client = client
+        self._resource = resource
+        self._namespace = namespace
+        self._selector = selector
+        self._metadata_only = metadata_only
+
+    async def list(self) -> Listing:
+        """See `Source`."""
+        return await self._client.list(
+            self._resource, self._namespace, label_selector=self._selector, metadata_only=self._metadata_only
+        )
+
+    def watch(self, *, version: str, seconds: int) -> AsyncGenerator[Event, None]:
+        """See `Source`."""
+        return self._client.watch(
+            self._resource,
+            self._namespace,
+            resource_version=version,
+            label_selector=self._selector,
+            timeout_seconds=seconds,
+            metadata_only=self._metadata_only,
+        )
+
+
+class Listener(Protocol):
+    """Hears what is found. A listener that raises ValueError, KeyError or TypeError has not understood an object."""
+
+    def listed(self, listing: Listing) -> None:
+        """Everything there is now."""
+
+    def changed(self, kind: str, obj: dict[str, Any]) -> None:
+        """One event: ADDED, MODIFIED or DELETED."""
+
+    def followed(self) -> None:
+        """A watch works. A list alone tells little: watching may be forbidden."""
+
+    async def failed(self, error: ApiError, failures: int) -> None:
+        """The `failures`-th failure in a row, before the next try."""
 
 
 class Follower:
-    """One list, then watches that resume where the last one ended, until cancelled.
+    """Follows a source on behalf of a listener. `sleep` and `draw` (in [0, 1)) are injected.
 
-    `known` gives the names that somebody cares for: after a list, `on_version` hears of each of them, there or not.
+    A watch is asked to end after `watch_seconds` (plus up to half of it), so that one that died in silence is noticed.
     """
 
     def __init__(
         self,
-        client: Client,
-        clock: Clock,
-        resource: Resource,
-        namespace: str,
+        source: Source,
+        listener: Listener,
         *,
-        known: Callable[[], set[str]],
-        on_version: OnVersion,
+        sleep: Callable[[float], Awaitable[None]],
+        draw: Callable[[], float],
+        backoff: Backoff,
+        watch_seconds: int,
     ) -> None:
-        self._client = client
-        self._clock = clock
-        self._resource = resource
-        self._namespace = namespace
-        self._known = known
-        self._on_version = on_version
+        self._source = source
+        self._listener = listener
+        self._sleep = sleep
+        self._draw = draw
+        self._backoff = backoff
+        self._watch_seconds = watch_seconds
         self._version = ""
         self._failures = 0
+        self._relisting = False
 
     async def run(self) -> None:
-        """Follows until cancelled, through every failure."""
+        """Follows until cancelled."""
         while True:
             try:
-                if not self._version:
-                    await self._list()
-                await self._watch()
-                self._failures = 0
-                # A server that ends every watch at once is not asked without pause.
-                await self._clock.sleep(BACKOFF.base)
+                await self._list_and_watch()
             except ApiError as error:
-                await self._recover(error, anew=bool(error.status))
+                # A connection that broke is taken up where it was. Whatever an API server refuses, a fresh list is the
+                # safe way back.
+                await self._recover(error, anew=error.status != UNREACHABLE)
             except (ValueError, KeyError, TypeError) as error:
-                await self._recover(error, anew=True)
+                reason = f"the answer was cut off or is no API server's: {error!r}"
+                await self._recover(ApiError(UNREACHABLE, "Unreadable", reason), anew=True)
 
-    async def _list(self) -> None:
-        listing = await self._client.list(self._resource, self._namespace, metadata_only=True)
-        found = {item["metadata"]["name"]: int(item["metadata"]["resourceVersion"]) for item in listing.items}
-        for name in self._known():
-            self._on_version(name, found.get(name, int(listing.resource_version)))
-        self._version = listing.resource_version
+    async def _list_and_watch(self) -> None:
+        """Lists if there is no version to resume from, then watches until the watch ends."""
+        if not self._version:
+            listing = await self._source.list()
+            self._listener.listed(listing)
+            self._version = listing.resource_version
+        seconds = self._watch_seconds + int(self._draw() * self._watch_seconds / 2)
+        async with aclosing(self._source.watch(version=self._version, seconds=seconds)) as events:
+            async for kind, obj in events:
+                # A bookmark brings only a newer version to resume from.
+                version = obj["metadata"]["resourceVersion"]
+                if kind != "BOOKMARK":
+                    self._listener.changed(kind, obj)
+                self._version = version
+                self._succeeded()
+        # Ended as agreed: even if no event came, all is known.
+        self._succeeded()
+        # A server that ends every watch at once is not asked without pause.
+        await self._sleep(self._backoff.base)
 
-    async def _watch(self) -> None:
-        events = self._client.watch(
-            self._resource,
-            self._namespace,
-            resource_version=self._version,
-            timeout_seconds=WATCH_SECONDS,
-            metadata_only=True,
-        )
-        async for kind, obj in events:
-            self._failures = 0
-            self._take(kind, obj["metadata"])
+    def _succeeded(self) -> None:
+        self._failures = 0
+        self._relisting = False
+        self._listener.followed()
 
-    def _take(self, kind: str, metadata: Mapping[str, Any]) -> None:
-        self._version = metadata["resourceVersion"]
-        if kind != "BOOKMARK":
-            self._on_version(metadata["name"], int(self._version))
-
-    async def _recover(self, error: Exception, *, anew: bool) -> None:
-        """Waits. A connection that broke is taken up where it was; else a fresh list is the safe way back."""
+    async def _recover(self, error: ApiError, *, anew: bool) -> None:
+        """Decides where to go on from, and waits. A version that is too old is no failure, unless it is all we hear."""
         if anew:
             self._version = ""
+        if error.status == _TOO_OLD and not self._relisting:
+            self._relisting = True
+            return
         self._failures += 1
-        if self._failures in (3, 30):
-            logger.warning("%s of namespace %s cannot be followed: %s", self._resource, self._namespace, error)
-        await self._clock.sleep(BACKOFF.delay(self._failures, 0.0))
+        await self._listener.failed(error, self._failures)
+        await self._sleep(self._backoff.delay(self._failures, self._draw()))

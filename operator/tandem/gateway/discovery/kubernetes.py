@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from pathlib import Path
-from typing import Any
 
-from tandem.gateway.discovery.follow import ApiFailed, Listing
 from tandem.gateway.discovery.slices import selector
-from tandem.kube.client import Client
+from tandem.kube.client import Client, Listing
 from tandem.kube.connection import connect
 from tandem.kube.errors import UNREACHABLE, ApiError, CredentialsError
+from tandem.kube.follow import Event, KindSource
 from tandem.kube.resources import Resource
 
 ENDPOINT_SLICE = Resource("EndpointSlice", "discovery.k8s.io/v1", "endpointslices")
@@ -31,55 +30,50 @@ class KubernetesSlices:
         self._namespace = namespace
         self._selector = selector(deployment)
         self._kubeconfig = kubeconfig
-        self._client: Client | None = None
+        self._source: KindSource | None = None
         self._open = AsyncExitStack()
 
     async def close(self) -> None:
         """Closes the connections; the next use opens new ones."""
-        self._client = None
+        self._source = None
         await self._open.aclose()
 
     async def list(self) -> Listing:
         """All slices as of now."""
-        client = await self._connected()
-        with _failures():
-            found = await client.list(ENDPOINT_SLICE, self._namespace, label_selector=self._selector)
-            return Listing(list(found.items), found.resource_version)
+        with _rights_told():
+            return await (await self._slices()).list()
 
-    async def watch(self, *, version: str, seconds: int) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+    async def watch(self, *, version: str, seconds: int) -> AsyncGenerator[Event, None]:
         """The events after `version`, with bookmarks."""
-        client = await self._connected()
-        with _failures():
-            async for event in client.watch(
-                ENDPOINT_SLICE,
-                self._namespace,
-                resource_version=version,
-                label_selector=self._selector,
-                timeout_seconds=seconds,
-            ):
-                yield event
+        with _rights_told():
+            async with aclosing((await self._slices()).watch(version=version, seconds=seconds)) as events:
+                async for event in events:
+                    yield event
 
-    async def recover(self, error: ApiFailed) -> None:
+    async def recover(self, error: ApiError) -> None:
         """Drops a connection that may be the cause: addresses, certificates and tokens change."""
         if error.status in {UNREACHABLE, 401}:
             await self.close()
 
-    async def _connected(self) -> Client:
-        if self._client is None:
+    async def _slices(self) -> KindSource:
+        if self._source is None:
             try:
                 connection = await self._open.enter_async_context(connect(self._kubeconfig))
             except CredentialsError as error:
-                raise ApiFailed(UNREACHABLE, str(error)) from None
-            self._client = Client(connection, timeout=LIST_SECONDS)
-        return self._client
+                raise ApiError(UNREACHABLE, "NoCredentials", str(error)) from None
+            client = Client(connection, timeout=LIST_SECONDS)
+            self._source = KindSource(
+                client, ENDPOINT_SLICE, self._namespace, selector=self._selector, metadata_only=False
+            )
+        return self._source
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
-    """What the client raises, as ApiFailed."""
+def _rights_told() -> Iterator[None]:
+    """Says which rights are missing where some are."""
     try:
         yield
     except ApiError as error:
-        raise ApiFailed(error.status, f"{error}{RIGHTS if error.status in {401, 403} else ''}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ApiFailed(UNREACHABLE, f"the answer was cut off or is no API server's: {error!r}") from None
+        if error.status not in {401, 403}:
+            raise
+        raise ApiError(error.status, error.reason, f"{error.message}{RIGHTS}") from None
