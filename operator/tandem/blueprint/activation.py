@@ -13,7 +13,7 @@ def activation_bytes_per_token(structure: Structure, size: int, *, across: int =
     one after the other, so their number does not matter. For experts and state space layers it is an estimate: I is
     the width that one token uses.
     """
-    widths = (run.layer for run in structure.runs)
+    widths = (run.layer for run in structure.kinds())
     inner = heads = 0
     for layer in widths:
         inner = max(inner, _inner(layer.feed, across))

@@ -66,7 +66,7 @@ def weight_bytes(structure: Structure, number: Format, quantised: Format | None 
         )
 
     around = summed(structure.embedding(), None) + summed(structure.head(), None)
-    return around + sum(run.count * summed(run.layer.weights(structure.hidden), run.layer) for run in structure.runs)
+    return around + sum(run.count * summed(run.layer.weights(structure.hidden), run.layer) for run in structure.kinds())
 
 
 def token_bytes(mixer: Mixer | None, size: int, *, across: int = 1) -> int:
@@ -104,12 +104,12 @@ def layer_sequence_bytes(mixer: Mixer | None, length: int, size: int, *, across:
 
 def kv_bytes_per_token(structure: Structure, size: int) -> int:
     """Bytes of each further token of one sequence, as long as no window is full, over all layers."""
-    return sum(run.count * token_bytes(run.layer.mixer, size) for run in structure.runs)
+    return sum(run.count * token_bytes(run.layer.mixer, size) for run in structure.kinds())
 
 
 def sequence_bytes(structure: Structure, length: int, size: int, *, across: int = 1, block: int = 1) -> int:
     """Cache bytes of one sequence of `length` tokens over all layers."""
     return sum(
         run.count * layer_sequence_bytes(run.layer.mixer, length, size, across=across, block=block)
-        for run in structure.runs
+        for run in structure.kinds()
     )

@@ -10,7 +10,7 @@ from tandem.blueprint.counts import weight_bytes
 from tandem.blueprint.formats import Format, fp8_block, plain
 from tandem.blueprint.memory import Load, Parts, stages_of, worst_gpu
 from tandem.blueprint.model import Blueprint
-from tandem.blueprint.parts import Attention, Experts, Latent, Mlp
+from tandem.blueprint.parts import Attention, Experts, Feed, Latent, Mixer, Mlp
 from tandem.blueprint.split import Split, tensor_parallel
 
 GIB = 2**30
@@ -175,17 +175,27 @@ def _problems(blueprint: Blueprint, load: Load, split: Split) -> Iterator[Proble
     if split.stages > structure.layers:
         fix = f"Use at most {structure.layers}."
         yield Problem("pipeline_parallel_size", str(split.stages), f"the model has {structure.layers} layers", fix)
-    for kind in dict.fromkeys(run.layer.mixer for run in structure.runs):
-        if isinstance(kind, Attention | Latent):
-            yield from _uneven("tensor_parallel_size", split.attention, kind.heads, "attention heads")
-        if isinstance(kind, Attention) and split.attention % kind.kv_heads:
-            yield from _uneven("tensor_parallel_size", split.attention, kind.kv_heads, "KV heads")
-    for feed in dict.fromkeys(run.layer.feed for run in structure.runs):
-        if isinstance(feed, Mlp):
-            yield from _uneven("tensor_parallel_size", split.dense, feed.inner, "columns of an MLP")
-        elif isinstance(feed, Experts):
-            yield from _uneven("moe_expert_parallel_size", split.expert_groups, feed.count, "experts")
-            yield from _uneven("tensor_parallel_size", split.expert, feed.inner, "columns of an expert")
+    told: set[str] = set()
+    for run in structure.kinds():
+        for problem in (*_uneven_mixer(run.layer.mixer, split), *_uneven_feed(run.layer.feed, split)):
+            if problem.reason not in told:
+                told.add(problem.reason)
+                yield problem
+
+
+def _uneven_mixer(mixer: Mixer | None, split: Split) -> Iterator[Problem]:
+    if isinstance(mixer, Attention | Latent):
+        yield from _uneven("tensor_parallel_size", split.attention, mixer.heads, "attention heads")
+    if isinstance(mixer, Attention) and split.attention % mixer.kv_heads:
+        yield from _uneven("tensor_parallel_size", split.attention, mixer.kv_heads, "KV heads")
+
+
+def _uneven_feed(feed: Feed | None, split: Split) -> Iterator[Problem]:
+    if isinstance(feed, Mlp):
+        yield from _uneven("tensor_parallel_size", split.dense, feed.inner, "columns of an MLP")
+    elif isinstance(feed, Experts):
+        yield from _uneven("moe_expert_parallel_size", split.expert_groups, feed.count, "experts")
+        yield from _uneven("tensor_parallel_size", split.expert, feed.inner, "columns of an expert")
 
 
 def _uneven(parameter: str, size: int, number: int, what: str) -> Iterator[Problem]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,7 +11,7 @@ from tandem.blueprint.counts import layer_sequence_bytes, matrix_bytes
 from tandem.blueprint.formats import Format
 from tandem.blueprint.parts import Mixer, Weight
 from tandem.blueprint.split import Split
-from tandem.blueprint.structure import Layer, Structure
+from tandem.blueprint.structure import Layer, Run, Structure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,19 +56,20 @@ class Stage:
 def stages_of(structure: Structure, split: Split, *, number: Format, quantised: Format | None) -> tuple[Stage, ...]:
     """The share of one GPU of each stage, with embedding and head in the first and last."""
     form = quantised or number
-    kinds = dict.fromkeys(run.layer for run in structure.runs)
-    shares = {layer: _share(layer.weights(structure.hidden), layer, split, number, form) for layer in kinds}
+    shares = {
+        id(kind.layer): _share(kind.layer.weights(structure.hidden), kind.layer, split, number, form)
+        for kind in structure.kinds()
+    }
     around = [0] * split.stages
     around[0] += _share(structure.embedding(), None, split, number, form)
     around[-1] += _share(_head(structure, split), None, split, number, form)
-    found = []
-    for outside, layers in zip(around, _cut_layers(structure, split.stages), strict=True):
-        mixers: Counter[Mixer | None] = Counter()
-        for layer, count in layers.items():
-            mixers[layer.mixer] += count
-        own = outside + sum(count * shares[layer] for layer, count in layers.items())
-        found.append(Stage(own, tuple((count, mixer) for mixer, count in mixers.items())))
-    return tuple(found)
+    return tuple(
+        Stage(
+            outside + sum(kind.count * shares[id(kind.layer)] for kind in kinds),
+            tuple((kind.count, kind.layer.mixer) for kind in kinds),
+        )
+        for outside, kinds in zip(around, _cut_layers(structure, split.stages), strict=True)
+    )
 
 
 def worst_gpu(structure: Structure, stages: tuple[Stage, ...], load: Load, split: Split, *, reserve: int = 0) -> Parts:
@@ -96,18 +96,15 @@ def _head(structure: Structure, split: Split) -> Iterator[Weight]:
         yield next(structure.embedding())
 
 
-def _cut_layers(structure: Structure, stages: int) -> list[Counter[Layer]]:
-    """How many layers of each kind a stage has; those left over go to the last stages but one, as in vLLM."""
+def _cut_layers(structure: Structure, stages: int) -> list[tuple[Run, ...]]:
+    """The layers of each stage; those left over go to the last stages but one, as in vLLM."""
     if stages == 1:
-        whole: Counter[Layer] = Counter()
-        for run in structure.runs:
-            whole[run.layer] += run.count
-        return [whole]
+        return [structure.kinds()]
     each = [run.layer for run in structure.runs for _ in range(run.count)]
     least, rest = divmod(len(each), stages)
     sizes = [least + (stages - rest - 1 <= index < stages - 1) for index in range(stages)]
     ends = list(accumulate(sizes))
-    return [Counter(each[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+    return [tuple(Run(1, layer) for layer in each[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
 def _share(weights: Iterable[Weight], layer: Layer | None, split: Split, number: Format, form: Format) -> int:

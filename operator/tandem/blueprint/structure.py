@@ -84,6 +84,15 @@ class Structure:
         """How many layers there are."""
         return sum(run.count for run in self.runs)
 
+    def kinds(self) -> tuple[Run, ...]:
+        """The layers by kind, whatever their order; runs of one kind share one `Layer`, mostly."""
+        # By identity: hashing a layer costs more than all that is worked out from it.
+        found: dict[int, tuple[int, Layer]] = {}
+        for run in self.runs:
+            count, _ = found.get(id(run.layer), (0, run.layer))
+            found[id(run.layer)] = count + run.count, run.layer
+        return tuple(Run(count, layer) for count, layer in found.values())
+
     def embedding(self) -> Iterator[Weight]:
         """What stands before the layers."""
         yield Weight("embed_tokens", self.vocab, self.hidden, "embedding", cut="out", units=self.vocab)
@@ -103,7 +112,7 @@ class Structure:
     def weights(self) -> Iterator[tuple[int, Weight]]:
         """(how often, weight) of everything that is loaded to generate text."""
         yield from ((1, weight) for weight in self.embedding())
-        for run in self.runs:
+        for run in self.kinds():
             yield from ((run.count, weight) for weight in run.layer.weights(self.hidden))
         yield from ((1, weight) for weight in self.head())
 
@@ -119,5 +128,5 @@ class Structure:
 
     def experts(self) -> Experts | None:
         """The first mixture of experts, None when the model has none."""
-        feeds = (run.layer.feed for run in self.runs)
+        feeds = (run.layer.feed for run in self.kinds())
         return next((feed for feed in feeds if isinstance(feed, Experts)), None)
