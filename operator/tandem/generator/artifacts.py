@@ -9,14 +9,16 @@ from pathlib import Path
 import yaml
 
 from tandem.api.deployment import ModelDeployment
+from tandem.api.parameters import SHORT_NAMES
 from tandem.api.problems import refuse
 from tandem.generator.engine import render_roles, shell_word
 from tandem.generator.inline import inlined
-from tandem.generator.inputs import SHORT_NAMES, Inputs
+from tandem.generator.inputs import Inputs
 from tandem.generator.scripts import Scripts, file_name, gpus_per_node
 from tandem.generator.shelltext import ShellTemplate
 from tandem.generator.translate import blueprint_of, relocated
 from tandem.manifests import Cluster, build
+from tandem.manifests.placement import LEADER_WORKER_SET
 from tandem.manifests.sources import model_access
 from tandem.manifests.yaml_out import to_yaml
 from tandem.rendering.library import Library
@@ -45,8 +47,8 @@ def artifacts_of(
         blueprint = blueprint_of(inputs)
         rendering = render_roles(deployment, facts=facts, blueprint=blueprint, library=library)
         scripts = Scripts(inputs=inputs, deployment=deployment, facts=facts, library=library, rendering=rendering)
-        scripts_by_name = scripts.texts()  # first: it tells a worker that no machine can hold in this input's words
-        cluster = Cluster(library=library, gpus_per_node=gpus_per_node(inputs))
+        scripts_by_name = scripts.texts()
+        cluster = Cluster(library=library, gpus_per_node=gpus_per_node(inputs), apis=frozenset({LEADER_WORKER_SET}))
         built = build(deployment, blueprint=blueprint, cluster=cluster)
         if _is_inline(inputs):
             built = inlined(built)

@@ -43,7 +43,12 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
         rendering=rendering,
         placements=placements,
         image=image,
-        revision=revision(model=source.identity, images=_images(deployment, image), rendering=rendering),
+        revision=revision(
+            model=source.identity,
+            images=_images(deployment, image),
+            nodes={role: placement.nodes for role, placement in placements.items()},
+            rendering=rendering,
+        ),
         request_seconds=_request_seconds(deployment, rendering.table.limits["timeout_seconds"]),
         load_seconds=timing.startup_seconds(
             blueprint.weight_bytes if blueprint else None, watched=BACKENDS[deployment.spec.backend].watches_loading
@@ -75,9 +80,10 @@ def _placements(deployment: ModelDeployment, rendering: Rendering, cluster: Clus
     """The placement of each role's workers; raises `Refused` when one does not fit, or its ports clash."""
     spec = deployment.spec
     backend = BACKENDS[spec.backend]
+    placements = {role.role: place(role, backend, cluster, backend_name=spec.backend) for role in rendering.roles}
     for name, role in zip(deployment.role_names(), rendering.roles, strict=True):
-        check_ports(role, name, backend, spec.mode)
-    return {role.role: place(role, backend, cluster, backend_name=spec.backend) for role in rendering.roles}
+        check_ports(role, name, backend, mode=spec.mode, nodes=placements[role.role].nodes)
+    return placements
 
 
 def _warnings(parts: workers.Workers, cluster: Cluster, library: Library) -> Iterator[str]:

@@ -9,6 +9,7 @@ from tandem.rendering.library import Library
 
 # The images of `make images`; the operator and the command line can name others.
 ROUTER_IMAGE = "tandem-operator:0.1.0"
+GPUS_PER_NODE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,7 @@ class Cluster:
     `tandem.rendering.library.load_library()` and kept by the caller. `images` has the default worker image per
     backend. `apis` are the optional APIs that the cluster serves, as `group/version/Kind`. `rules` and `templates`
     are file name → text of the ConfigMaps that the deployment names (`spec.rules.configMapRef`,
-    `spec.templates.configMapRef`). `gpus_per_node` is how many GPUs a pod can have.
+    `spec.templates.configMapRef`). `gpus_per_node` is how many GPUs a node has, and so a pod can have at most.
     """
 
     library: Library
@@ -27,6 +28,6 @@ class Cluster:
     images: Mapping[str, str] = field(default_factory=dict)
     apis: frozenset[str] = frozenset()
     cluster_domain: str = "cluster.local"
-    gpus_per_node: int = 8
+    gpus_per_node: int = GPUS_PER_NODE
     rules: Mapping[str, str] = field(default_factory=dict)
     templates: Mapping[str, str] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tandem.api.deployment import RoleName
-from tandem.api.problems import refuse
+from tandem.api.problems import Refused, refuse
 from tandem.manifests import names
 from tandem.manifests.backends.base import BackendPods
 from tandem.manifests.cluster import Cluster
@@ -23,21 +23,28 @@ class Placement:
 
 
 def place(role: RoleRendering, backend: BackendPods, cluster: Cluster, *, backend_name: str) -> Placement:
-    """The placement of a role's workers; raises `Refused` when they do not fit into this cluster's nodes."""
+    """The placement of a role's workers as pods; raises `Refused` when they do not fit into this cluster's nodes."""
+    placement = spread(role, backend, cluster.gpus_per_node)
+    if placement.nodes > 1 and LEADER_WORKER_SET not in cluster.apis:
+        why = f"{backend_name} across nodes needs {LEADER_WORKER_SET}, which cannot be used here"
+        raise _refusal(role, backend, cluster.gpus_per_node, why, ", or install LeaderWorkerSet 0.9.0 or newer")
+    return placement
+
+
+def spread(role: RoleRendering, backend: BackendPods, gpus_per_node: int) -> Placement:
+    """The fewest nodes that share a worker's GPUs evenly; raises `Refused` when the backend runs on one only."""
     gpus = backend.gpus(role)
-    nodes = _nodes(gpus, cluster.gpus_per_node)
-    if nodes == 1:
-        return Placement(1, gpus)
-    cause = _largest(role)
-    what = f"one worker ({role.role}) takes {gpus} GPUs, and a node has {cluster.gpus_per_node}"
-    if why := backend.not_across(role):
-        reason = f"{what}: {why}"
-        fix = f"Use at most {cluster.gpus_per_node} GPUs for one worker, and more replicas."
-        raise refuse(cause.detail, cause.text, reason, fix)
-    if LEADER_WORKER_SET not in cluster.apis:
-        reason = f"{what}: {backend_name} across nodes needs {LEADER_WORKER_SET}, which cannot be used here"
-        raise refuse(cause.detail, cause.text, reason, "Use fewer GPUs for one worker, and more replicas.")
+    nodes = _nodes(gpus, gpus_per_node)
+    if nodes > 1 and (why := backend.not_across(role)):
+        raise _refusal(role, backend, gpus_per_node, why)
     return Placement(nodes, gpus // nodes)
+
+
+def _refusal(role: RoleRendering, backend: BackendPods, gpus_per_node: int, why: str, other: str = "") -> Refused:
+    cause = _largest(role)
+    what = f"one worker ({role.role}) takes {backend.gpus(role)} GPUs, and a node has {gpus_per_node}"
+    fix = f"Use at most {gpus_per_node} GPUs for one worker, and more replicas{other}."
+    return refuse(cause.detail, cause.text, f"{what}: {why}", fix)
 
 
 def _nodes(gpus: int, per_node: int) -> int:
@@ -52,9 +59,11 @@ def _largest(role: RoleRendering) -> ParameterValue:
     return max(sizes, key=lambda item: int(item.value))  # type: ignore[arg-type]
 
 
-def check_ports(role: RoleRendering, name: RoleName, backend: BackendPods, mode: str) -> None:
+def check_ports(role: RoleRendering, name: RoleName, backend: BackendPods, *, mode: str, nodes: int) -> None:
     """Raises `Refused` when two parts of a pod would listen on the same port."""
     taken: dict[str, range] = {"the server": range(names.HTTP_PORT, names.HTTP_PORT + 1)}
+    if nodes > 1:
+        taken["what brings the worker's nodes together"] = range(backend.meeting_port, backend.meeting_port + 1)
     for part, ports in backend.ports(role, mode).items():
         clash = next((other for other, used in taken.items() if _meet(used, ports)), None)
         if clash is not None:

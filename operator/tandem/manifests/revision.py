@@ -5,10 +5,11 @@ It covers, and nothing else:
 - the model's source: claim and path, or repository and revision;
 - backend, version and image (a role's own when its podTemplate names one): both ends of a hand-off must run the same
   code;
+- how many nodes a worker takes, where that is more than one: such workers are made by another kind of object;
 - the flags and settings that the mapping table lists under `agreement` (number format, block size, attention
   kernels…), wherever they come from: parameters, rules, or extraArgs, per role.
 
-An edit of anything else keeps the revision: it rolls the role's own Deployment in place. The same function serves both
+An edit of anything else keeps the revision: it rolls the role's own workload in place. The same function serves both
 modes.
 """
 
@@ -22,14 +23,16 @@ from tandem.rendering.pipeline import Rendering, flag_name
 from tandem.rendering.values import Argument, Value
 
 
-def revision(*, model: str, images: Sequence[str], rendering: Rendering) -> str:
-    """The revision of workers that serve `model` (its identity) as rendered; `images` has one image per role."""
+def revision(*, model: str, images: Sequence[str], nodes: Mapping[str, int], rendering: Rendering) -> str:
+    """The revision of workers that serve `model` (its identity) as rendered; `images` has one image per role, `nodes`
+    how many nodes a worker of each role takes."""
     table = rendering.table
     agreed = [
         [role.role, *_agreed(role.command, table.agreement), *_settled(role.settings, table.agreement)]
         for role in rendering.roles
     ]
-    return short_hash(json.dumps([model, table.backend, table.version, list(images), agreed]))
+    spanning = [[[role, count] for role, count in nodes.items() if count > 1]] if max(nodes.values()) > 1 else []
+    return short_hash(json.dumps([model, table.backend, table.version, list(images), agreed, *spanning]))
 
 
 def _settled(settings: Mapping[str, Value | None], names: frozenset[str]) -> list[list[object]]:

@@ -12,7 +12,7 @@ from tandem.api.deployment import ModelDeployment, Resources, RoleName
 from tandem.manifests import names, timing
 from tandem.manifests.arguments import as_container_args
 from tandem.manifests.backends import BACKENDS
-from tandem.manifests.backends.base import BackendPods
+from tandem.manifests.backends.base import BackendPods, Part
 from tandem.manifests.metadata import Scope
 from tandem.manifests.model import KubernetesObject
 from tandem.manifests.overlay import apply_overlay
@@ -123,6 +123,13 @@ def _template(workers: Workers, role: RoleRendering, name: RoleName, *, leads: b
     return template if overlay is None else apply_overlay(template, overlay, f"spec.roles.{name}.podTemplate")
 
 
+def pod_template(workload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The template of the pods that serve, of a Deployment or a LeaderWorkerSet."""
+    spec = workload["spec"]
+    template: Mapping[str, Any] = spec.get("template") or spec["leaderWorkerTemplate"]["leaderTemplate"]
+    return template
+
+
 def disruption_budget(workers: Workers, name: RoleName) -> KubernetesObject | None:
     """Lets one worker of the role go at a time; for a single worker it would only block node drains."""
     if workers.deployment.replicas(name) < 2:
@@ -194,8 +201,19 @@ def _arguments(
     """The arguments, with those for several nodes before the user's own."""
     program, own = len(workers.rendering.table.command), len(workers.deployment.role(name).extra_args or ())
     last = len(role.command) - own
-    across = backend.across_nodes(leads) if backend.across_nodes and workers.placements[name].nodes > 1 else ()
+    across = backend.across_nodes(_part(backend, leads=leads)) if workers.placements[name].nodes > 1 else ()
     return [*as_container_args(role.command[program:last]), *across, *as_container_args(role.command[last:])]
+
+
+def _part(backend: BackendPods, *, leads: bool) -> Part:
+    """A pod of a LeaderWorkerSet, which gives each of them these variables."""
+    return Part(
+        nodes="$(LWS_GROUP_SIZE)",
+        rank="$(LWS_WORKER_INDEX)",
+        address="$(LWS_LEADER_ADDRESS)",
+        port=backend.meeting_port,
+        leads=leads,
+    )
 
 
 def _ports(role: RoleRendering, backend: BackendPods, mode: str) -> list[dict[str, Any]]:

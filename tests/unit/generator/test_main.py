@@ -133,7 +133,7 @@ def test_s0_26_a_mistake_exits_2_and_prints_nothing_on_standard_output(arguments
         ("SlaConfig.ttft=-1", "SlaConfig.ttft", "above 0"),
         ("ModelConfig.nextn=1", "ModelConfig.nextn", "DeepSeek family"),
         ("ModelConfig.nextn=-1", "ModelConfig.nextn", "not negative"),
-        ("NodeConfig.num_gpus_per_node=1", "Workers.prefill", "a worker of 2 GPUs does not fit"),
+        ("Workers.decode.data_parallel_size=16", "Workers.decode.data_parallel_size", "copies stay on one node"),
         ("NodeConfig.num_gpus_per_node=0", "NodeConfig.num_gpus_per_node", "1 to 1024"),
         ("rule=../../etc", "rule", "only production or benchmark"),
     ],

@@ -152,3 +152,20 @@ def test_ports_of_data_parallel_copies_count(cluster):
     parameters = {"disaggregationBootstrapPort": 7999, "dataParallelSize": 2}
 
     assert "would listen on 7999 to 8000" in refusal(cluster, backend="vllm", mode="disagg", parameters=parameters)
+
+
+def test_a_port_at_which_nodes_meet_is_refused(nodes):
+    parameters = {"tensorParallelSize": 16, "disaggregationBootstrapPort": 29501}
+
+    found = refusal(nodes, backend="vllm", mode="disagg", parameters=parameters)
+
+    assert "where what brings the worker's nodes together listens" in found
+
+
+def test_the_number_of_nodes_is_part_of_the_revision(nodes):
+    def revision(size, per_node):
+        source = deployment(backend="vllm", parameters={"tensorParallelSize": size})
+        return build(source, cluster=replace(nodes, gpus_per_node=per_node)).revision
+
+    assert revision(4, 8) == revision(8, 8), "one node is one node"
+    assert len({revision(16, 16), revision(16, 8), revision(16, 4)}) == 3

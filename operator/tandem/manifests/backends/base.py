@@ -10,12 +10,28 @@ from tandem.rendering.values import RoleRendering
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One of the pods or processes that make up a worker on several nodes.
+
+    `rank` counts them from 0, the leader, which is reached by clients; `address` and `port` are where all of them meet.
+    Each may refer to variables, as `$(NAME)`.
+    """
+
+    nodes: str
+    rank: str
+    address: str
+    port: int
+    leads: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackendPods:
     """The backend's part of a worker's pod.
 
     `env(mode)` are environment variables (after POD_IP), `gpus(role)` how many GPUs a worker needs, `shared_memory`
     whether its processes talk over /dev/shm, `liveness_path` which address tells that the process is alive.
-    `watches_loading`: the server ends by itself when its loading stalls.
+    `across_nodes` are the arguments that make one of several processes a part of a worker; they meet at a port that is
+    `meeting_port` unless it is taken. `watches_loading`: the server ends by itself when its loading stalls.
     """
 
     env: Callable[[str], Mapping[str, str]]
@@ -23,7 +39,8 @@ class BackendPods:
     shared_memory: bool
     liveness_path: str
     ports: Callable[[RoleRendering, str], Mapping[str, range]] = lambda _role, _mode: {}
-    across_nodes: Callable[[bool], tuple[str, ...]] | None = None
+    across_nodes: Callable[[Part], tuple[str, ...]] = lambda _part: ()
+    meeting_port: int = 0
     not_across: Callable[[RoleRendering], str] = lambda _role: "this backend runs on one node"
     watches_loading: bool = False
 

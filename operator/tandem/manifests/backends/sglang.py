@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tandem.manifests.backends.base import BackendPods, port, size
+from tandem.manifests.backends.base import BackendPods, Part, port, size
 from tandem.rendering.values import RoleRendering
 
 BOOTSTRAP_PORT = 8998
-RENDEZVOUS_PORT = 20102
+MEETING_PORT = 20102
 
 
 def _env(_mode: str) -> Mapping[str, str]:
@@ -31,9 +31,8 @@ def _ports(role: RoleRendering, mode: str) -> Mapping[str, range]:
     return {"the bootstrap server": range(first, first + 1)}
 
 
-def _across_nodes(_leader: bool) -> tuple[str, ...]:
-    size, rank, leader = "$(LWS_GROUP_SIZE)", "$(LWS_WORKER_INDEX)", "$(LWS_LEADER_ADDRESS)"
-    return ("--nnodes", size, "--node-rank", rank, "--dist-init-addr", f"{leader}:{RENDEZVOUS_PORT}")
+def _across_nodes(part: Part) -> tuple[str, ...]:
+    return ("--nnodes", part.nodes, "--node-rank", part.rank, "--dist-init-addr", f"{part.address}:{part.port}")
 
 
 PODS = BackendPods(
@@ -43,5 +42,6 @@ PODS = BackendPods(
     liveness_path="/ping",
     ports=_ports,
     across_nodes=_across_nodes,
+    meeting_port=MEETING_PORT,
     not_across=lambda _role: "",
 )

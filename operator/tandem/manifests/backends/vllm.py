@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from tandem.manifests.backends.base import BackendPods, port, size
+from tandem.manifests.backends.base import BackendPods, Part, port, size
 from tandem.rendering.values import RoleRendering
 
 SIDE_CHANNEL_PORT = "5600"
-RENDEZVOUS_PORT = "29501"
+MEETING_PORT = 29501
 
 
 def _env(mode: str) -> Mapping[str, str]:
@@ -33,10 +33,10 @@ def _ports(role: RoleRendering, mode: str) -> Mapping[str, range]:
     return {"the side channel": range(first, first + size(role, "data_parallel_size"))}  # one for each copy
 
 
-def _across_nodes(leader: bool) -> tuple[str, ...]:
-    ranks = ("--nnodes", "$(LWS_GROUP_SIZE)", "--node-rank", "$(LWS_WORKER_INDEX)")
-    address = ("--master-addr", "$(LWS_LEADER_ADDRESS)", "--master-port", RENDEZVOUS_PORT)
-    return (*ranks, *address) if leader else (*ranks, *address, "--headless")
+def _across_nodes(part: Part) -> tuple[str, ...]:
+    ranks = ("--nnodes", part.nodes, "--node-rank", part.rank)
+    address = ("--master-addr", part.address, "--master-port", str(part.port))
+    return (*ranks, *address) if part.leads else (*ranks, *address, "--headless")
 
 
 def _not_across(role: RoleRendering) -> str:
@@ -50,5 +50,6 @@ PODS = BackendPods(
     liveness_path="/health",
     ports=_ports,
     across_nodes=_across_nodes,
+    meeting_port=MEETING_PORT,
     not_across=_not_across,
 )
