@@ -17,10 +17,13 @@ pytestmark = pytest.mark.e2e
 NAME = "rights"
 # Granted, but no request of its own: each with its reason.
 TO_GIVE = "who creates the router's Role must hold what it grants, else the API server refuses it as an escalation"
+OPTIONAL = "the node's cluster does not serve the kind; an integration test with its schema shows that each is used"
+SETS = "leaderworkerset.x-k8s.io", "leaderworkersets"
 UNSEEN = {
     Right("tandem.dev", "modeldeployments/finalizers", "update"): "checked by the admission plugin "
     "OwnerReferencesPermissionEnforcement, in clusters that have it, while a child is applied",
     **{Right("discovery.k8s.io", "endpointslices", verb): TO_GIVE for verb in ("get", "list", "watch")},
+    **{Right(*SETS, verb): OPTIONAL for verb in ("get", "list", "watch", "create", "patch", "delete")},
 }
 OTHERS: tuple[Object, ...] = (
     {"kind": "ModelBlueprint", "spec": {"design": {"tiny": True}}},

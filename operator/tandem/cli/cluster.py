@@ -29,6 +29,12 @@ _OPTIONS = (
         metavar="BACKEND=IMAGE",
         help="Default worker image of a backend.",
     ),
+    click.option(
+        "--gpus-per-node",
+        type=click.IntRange(1, 1024),
+        help="GPUs of a node, as the operator would be told; a larger worker takes several.",
+    ),
+    click.option("--leader-worker-sets", is_flag=True, help="The cluster serves LeaderWorkerSet."),
     click.option("--rules", type=_DIRECTORY, metavar="DIR", help="Files of the ConfigMap in spec.rules.configMapRef."),
     click.option(
         "--templates", type=_DIRECTORY, metavar="DIR", help="Files of the ConfigMap in spec.templates.configMapRef."
@@ -47,17 +53,22 @@ def cluster_from(
     *,
     router_image: str | None,
     worker_images: tuple[tuple[str, str], ...],
+    gpus_per_node: int | None,
+    leader_worker_sets: bool,
     rules: Path | None,
     templates: Path | None,
 ) -> Cluster:
     """The cluster that the options describe; raises `Refused` for a directory that cannot be read."""
-    from tandem.manifests.cluster import ROUTER_IMAGE, Cluster
+    from tandem.manifests.cluster import GPUS_PER_NODE, ROUTER_IMAGE, Cluster
+    from tandem.manifests.placement import LEADER_WORKER_SET
     from tandem.rendering.library import load_library
 
     return Cluster(
         library=load_library(),
         router_image=router_image or ROUTER_IMAGE,
         images=dict(worker_images),
+        apis=frozenset({LEADER_WORKER_SET} if leader_worker_sets else ()),
+        gpus_per_node=gpus_per_node or GPUS_PER_NODE,
         rules=_texts("--rules", rules),
         templates=_texts("--templates", templates),
     )

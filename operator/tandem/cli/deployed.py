@@ -9,6 +9,7 @@ from typing import Any
 from tandem.api.deployment import ModelDeployment
 from tandem.manifests import Cluster, names
 from tandem.manifests.overlay import server_image
+from tandem.manifests.workers import pod_template
 
 Document = Mapping[str, Any]
 
@@ -16,7 +17,7 @@ Document = Mapping[str, Any]
 def with_images_of(
     facts: Cluster, wanted: ModelDeployment, found: Document | None, workloads: Sequence[Document]
 ) -> Cluster:
-    """`facts` with the images of a deployed deployment: `found` with its Deployments, `workloads`.
+    """`facts` with the images of a deployed deployment: `found` with what makes its pods, `workloads`.
 
     They tell the operator's defaults where `found` names no image itself. A worker image that is the shipped default of
     its version tells that the operator has no default of its own.
@@ -50,7 +51,7 @@ def _worker_image(found: Document, workloads: Sequence[Document]) -> str | None:
 
 
 def _image(workload: Document, container: str) -> str | None:
-    containers = workload["spec"]["template"]["spec"]["containers"]
+    containers = pod_template(workload)["spec"]["containers"]
     return next((each.get("image") for each in containers if each.get("name") == container), None)
 
 

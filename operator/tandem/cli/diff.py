@@ -25,7 +25,15 @@ from tandem.controller.compare import differences
 from tandem.kube.client import Client
 from tandem.kube.connection import connect
 from tandem.kube.errors import ApiError, CredentialsError
-from tandem.kube.resources import BY_KIND, CHILD_KINDS, CONFIG_MAP, DEPLOYMENT, MODEL_DEPLOYMENT, Resource
+from tandem.kube.resources import (
+    BY_KIND,
+    CHILD_KINDS,
+    CONFIG_MAP,
+    MODEL_DEPLOYMENT,
+    OPTIONAL_KINDS,
+    WORKLOAD_KINDS,
+    Resource,
+)
 from tandem.manifests import Cluster, build, names
 
 EXIT_TROUBLE = 2
@@ -125,10 +133,11 @@ async def _compare(client: Client, deployment: ModelDeployment, source: Loaded, 
     namespace, name = deployment.metadata.namespace, deployment.metadata.name
     own = {"metadata": {"name": name}, "spec": deployment.spec.as_manifest()}
     deployed = await _get(client, MODEL_DEPLOYMENT, namespace, name)
-    there = await _children(client, namespace, name)
-    workloads = [document for (kind, _), document in there.items() if kind == DEPLOYMENT.kind]
+    there, served = await _all_children(client, namespace, name)
+    workloads = [document for (kind, _), document in there.items() if kind in WORKLOAD_KINDS]
     with source.locating():
         facts = asked.over(with_images_of(asked.facts, deployment, deployed, workloads))
+        facts = replace(facts, apis=facts.apis | served)
         built = build(deployment, cluster=await _with_config_maps(client, deployment, facts))
     found = [_difference(MODEL_DEPLOYMENT, own, deployed, namespace)]
     for wanted in built.objects:
@@ -138,17 +147,33 @@ async def _compare(client: Client, deployment: ModelDeployment, source: Loaded, 
     return [*_only(found), *(Difference("extra", kind, namespace, extra) for kind, extra in sorted(there))]
 
 
-async def _children(client: Client, namespace: str, name: str) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """The deployment's objects by kind and name; items of a list do not say what they are, so it is added."""
+async def _all_children(
+    client: Client, namespace: str, name: str
+) -> tuple[dict[tuple[str, str], Mapping[str, Any]], frozenset[str]]:
+    """The deployment's objects by kind and name, and the optional APIs that the cluster serves."""
+    there: dict[tuple[str, str], Mapping[str, Any]] = {}
+    served = set()
+    for resource in (*CHILD_KINDS, *OPTIONAL_KINDS):
+        try:
+            there |= await _children(client, resource, namespace, name)
+        except ApiError as error:
+            # Whether a kind exists is not told to those who may not read it.
+            if resource not in OPTIONAL_KINDS or error.status not in (403, 404):
+                raise
+        else:
+            served.add(resource.api)
+    return there, frozenset(served & {resource.api for resource in OPTIONAL_KINDS})
+
+
+async def _children(
+    client: Client, resource: Resource, namespace: str, name: str
+) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The deployment's objects of a kind, by kind and name; what they are is added, as items of a list do not say."""
     selector = names.selector_text({names.LABEL_DEPLOYMENT: name})
+    found = await client.list(resource, namespace, label_selector=selector)
     return {
-        (resource.kind, item["metadata"]["name"]): {
-            **item,
-            "apiVersion": resource.api_version,
-            "kind": resource.kind,
-        }
-        for resource in CHILD_KINDS
-        for item in (await client.list(resource, namespace, label_selector=selector)).items
+        (resource.kind, item["metadata"]["name"]): {**item, "apiVersion": resource.api_version, "kind": resource.kind}
+        for item in found.items
     }
 
 

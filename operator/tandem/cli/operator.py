@@ -12,7 +12,7 @@ from tandem.api.problems import refuse
 from tandem.cli.settings import BackendImage
 from tandem.controller.run import run
 from tandem.controller.settings import LeaderElection, OperatorSettings
-from tandem.manifests.cluster import ROUTER_IMAGE
+from tandem.manifests.cluster import GPUS_PER_NODE, ROUTER_IMAGE
 
 
 @click.command(
@@ -41,6 +41,7 @@ from tandem.manifests.cluster import ROUTER_IMAGE
     help="Default worker image of a backend; repeat for more.",
 )
 @click.option("--cluster-domain", default="cluster.local", show_default=True)
+@click.option("--gpus-per-node", type=click.IntRange(1, 1024), default=GPUS_PER_NODE, show_default=True)
 @click.option("--resync-seconds", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=16, show_default=True, help="Deployments at a time.")
 @click.option("--health-host", default="0.0.0.0", show_default=True)

@@ -12,7 +12,7 @@ from tandem.controller.plan import Apply, Delete, NotOurs, Plan, Scale, Seen, To
 from tandem.kube.cache import Cache, Ref, entry_of
 from tandem.kube.client import Client
 from tandem.kube.errors import ApiError
-from tandem.kube.resources import BY_KIND, DEPLOYMENT, ROLE_BINDING
+from tandem.kube.resources import BY_KIND, ROLE_BINDING, WORKLOAD_KINDS
 from tandem.manifests import names
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Applier:
 
     async def carry_out(self, plan: Plan, *, owner_uid: str) -> Outcome:
         """Makes all writes; what names others comes last: pods never wait, and a binding needs its Role to be there."""
-        naming = (DEPLOYMENT.kind, ROLE_BINDING.kind)
+        naming = {*WORKLOAD_KINDS, ROLE_BINDING.kind}
         first = [apply for apply in plan.applies if apply.ref.kind not in naming]
         last = [apply for apply in plan.applies if apply.ref.kind in naming]
         outcomes = await self._all(first, owner_uid)
@@ -113,12 +113,12 @@ class Applier:
 
     async def _scale(self, scale: Scale) -> Outcome:
         ref = scale.ref
-        patch = {"spec": {"replicas": scale.replicas}}
+        resource, patch = BY_KIND[ref.kind], {"spec": {"replicas": scale.replicas}}
         try:
-            answer = await self._client.merge(DEPLOYMENT, ref.namespace, ref.name, patch, uid=scale.uid)
+            answer = await self._client.merge(resource, ref.namespace, ref.name, patch, uid=scale.uid)
         except ApiError as error:
             return Outcome(stale=True) if error.is_not_found else Outcome(failures=(Failure(ref, error),))
-        self._cache.put(entry_of(DEPLOYMENT, answer))
+        self._cache.put(entry_of(resource, answer))
         return Outcome()
 
     async def _delete(self, delete: Delete) -> Outcome:

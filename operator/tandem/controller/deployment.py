@@ -107,7 +107,8 @@ class DeploymentReconciler:
             situation = self._situation(entry, document, wish, observed, done)
             status = next_status(situation, document.get("status") or {}, now=self._clock.now())
             write_again = await self._statuses.write(entry, document, status)
-        return _verdict(done, [look_again, ask_again, write_again, done.repair_after])
+        left_alone = observed.until_left_alone(self._clock.now())
+        return _verdict(done, [look_again, ask_again, write_again, done.repair_after, left_alone])
 
     async def _wish(self, entry: Entry, document: Mapping[str, Any]) -> _Wish:
         """Reads the spec and renders it."""

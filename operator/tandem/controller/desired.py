@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from tandem.api.deployment import ModelDeployment
 from tandem.api.problems import Refused
 from tandem.kube.cache import Ref
-from tandem.kube.resources import DEPLOYMENT
+from tandem.kube.resources import WORKLOAD_KINDS
 from tandem.manifests import names
 from tandem.manifests.build import build
 from tandem.manifests.cluster import Cluster
@@ -23,7 +23,7 @@ from tandem.manifests.model import Build
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """One object. `digest` covers all of it but a Deployment's replicas, which move during a rollout."""
+    """One object. `digest` covers all of it but a workload's replicas, which move during a rollout."""
 
     ref: Ref
     digest: str
@@ -38,7 +38,8 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """All objects of a deployment. `workers` names the Deployment of each role; `router` is the router's."""
+    """All objects of a deployment. `workers` names the workload (Deployment or LeaderWorkerSet) of each role; `router`
+    is the router's Deployment."""
 
     revision: str
     objects: tuple[Desired, ...]
@@ -48,10 +49,10 @@ class Rendered:
     warnings: tuple[str, ...]
 
     @property
-    def worker_deployments(self) -> tuple[Desired, ...]:
-        """The Deployments of the roles."""
+    def worker_loads(self) -> tuple[Desired, ...]:
+        """The workloads of the roles."""
         names = set(self.workers.values())
-        return tuple(found for found in self.objects if found.ref.kind == DEPLOYMENT.kind and found.ref.name in names)
+        return tuple(found for found in self.objects if found.ref.kind in WORKLOAD_KINDS and found.ref.name in names)
 
     @property
     def parameter_statuses(self) -> list[dict[str, str]]:
@@ -89,6 +90,12 @@ class Renderer:
             raise Refused(memo.result.problems)
         return memo.result
 
+    def serve(self, apis: frozenset[str]) -> None:
+        """From now on these are the optional APIs that the cluster serves."""
+        if apis != self._cluster.apis:
+            self._cluster = replace(self._cluster, apis=apis)
+            self._memos.clear()
+
     def forget(self, namespace: str, name: str) -> None:
         """Drops what is remembered of a deployment that is gone."""
         self._memos.pop((namespace, name), None)
@@ -96,25 +103,16 @@ class Renderer:
     def _build(
         self, deployment: ModelDeployment, rules: Mapping[str, str], templates: Mapping[str, str]
     ) -> Rendered | Refused:
-        cluster = Cluster(
-            library=self._cluster.library,
-            router_image=self._cluster.router_image,
-            images=self._cluster.images,
-            apis=self._cluster.apis,
-            cluster_domain=self._cluster.cluster_domain,
-            rules=rules,
-            templates=templates,
-        )
         try:
-            return compact(build(deployment, cluster=cluster))
+            return compact(build(deployment, cluster=replace(self._cluster, rules=rules, templates=templates)))
         except Refused as refused:
             return refused
 
 
 def compact(built: Build) -> Rendered:
     """A build in the form that is kept and planned with."""
-    deployments = [obj for obj in built.objects if obj["kind"] == DEPLOYMENT.kind]
-    roles = [(obj["metadata"]["labels"].get(names.LABEL_ROLE), obj) for obj in deployments]
+    workloads = [obj for obj in built.objects if obj["kind"] in WORKLOAD_KINDS]
+    roles = [(obj["metadata"]["labels"].get(names.LABEL_ROLE), obj) for obj in workloads]
     parameters = [
         {
             "role": value.role,
@@ -138,7 +136,7 @@ def compact(built: Build) -> Rendered:
 
 def digest(obj: Mapping[str, Any]) -> str:
     """A short hash of what we want an object to be."""
-    if obj["kind"] == DEPLOYMENT.kind:
+    if obj["kind"] in WORKLOAD_KINDS:
         obj = {**obj, "spec": {key: value for key, value in obj["spec"].items() if key != "replicas"}}
     return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()[:12]
 

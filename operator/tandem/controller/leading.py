@@ -23,9 +23,19 @@ from tandem.kube.cache import Cache, Entry, Ref
 from tandem.kube.client import Client
 from tandem.kube.clock import Clock
 from tandem.kube.connection import Connection
-from tandem.kube.discovery import Scope, served_kinds
+from tandem.kube.discovery import Scope
+from tandem.kube.optional import OptionalKind
 from tandem.kube.queue import WorkQueue
-from tandem.kube.resources import DEPLOYMENT, MODEL_BLUEPRINT, MODEL_DEPLOYMENT, MODEL_JOB, MODEL_ROUTE, OWN_KINDS, POD
+from tandem.kube.resources import (
+    LEADER_WORKER_SET,
+    MODEL_BLUEPRINT,
+    MODEL_DEPLOYMENT,
+    MODEL_JOB,
+    MODEL_ROUTE,
+    OWN_KINDS,
+    POD,
+    WORKLOAD_KINDS,
+)
 from tandem.kube.verify import Verifier
 from tandem.kube.watch import Watcher
 from tandem.manifests.cluster import Cluster
@@ -33,9 +43,7 @@ from tandem.rendering.library import load_library
 
 logger = logging.getLogger(__name__)
 
-# Not among them: leaderworkerset.x-k8s.io. Such sets are rendered, and not yet followed through a rollout.
-OPTIONAL_GROUPS = ("keda.sh", "monitoring.coreos.com", "gateway.networking.k8s.io")
-# Pods and Deployments tell of one step in several events, a moment apart.
+# Pods and workloads tell of one step in several events, a moment apart.
 PROGRESS_SECONDS = 0.05
 OWN = frozenset(resource.kind for resource in OWN_KINDS)
 
@@ -62,10 +70,10 @@ class Controller:
         self._health = health
         self._cache = Cache()
         self._queue: WorkQueue[Ref] = WorkQueue(clock)
-        scope: Scope = settings.namespaces or (None,)
-        self._verifier = Verifier(client, self._cache, scope, clock, on_gone=self._enqueue)
+        self._scope: Scope = settings.namespaces or (None,)
+        self._verifier = Verifier(client, self._cache, self._scope, clock, on_gone=self._enqueue)
         self._watcher = Watcher(
-            connection, self._cache, scope, on_change=self._enqueue, on_relist=self._verifier.relisted
+            connection, self._cache, self._scope, on_change=self._enqueue, on_relist=self._verifier.relisted
         )
         self._workers = Workers(self._queue, metrics)
         health.oldest_item = lambda: self._queue.oldest_age
@@ -85,16 +93,18 @@ class Controller:
     async def work(self) -> None:
         """Waits for a complete cache, then works until cancelled. Raises ApiError and WatchStuck."""
         cluster = Cluster(
-            library=load_library(),
+            library=load_library().complete(),
             router_image=self._settings.router_image,
             images=self._settings.images,
-            apis=await served_kinds(self._client, OPTIONAL_GROUPS),
             cluster_domain=self._settings.cluster_domain,
+            gpus_per_node=self._settings.gpus_per_node,
         )
+        renderer = Renderer(cluster)
         await self._verifier.verify_all()
         logger.info("the cache is complete: %d objects", len(self._cache))
         self._health.state = "leading"
         async with (
+            self._leader_worker_sets(renderer),
             RouterSource() as routers,
             LoadingReader(routers, self._clock, changed=self._queue.add) as loading,
             ConfigTexts(self._client, self._clock, changed=self._queue.add) as texts,
@@ -102,12 +112,30 @@ class Controller:
         ):
             statuses = StatusWriter(self._client, self._cache, self._clock)
             self._workers.start(
-                self._reconcilers(Renderer(cluster), statuses, texts, loading),
+                self._reconcilers(renderer, statuses, texts, loading),
                 FailureReporter(self._cache, statuses, self._clock),
                 self._settings.workers,
             )
             group.create_task(self._verifier.run(self._settings.resync_seconds))
             group.create_task(self._resync())
+
+    def _leader_worker_sets(self, renderer: Renderer) -> OptionalKind:
+        """Followed where the cluster serves them; when that changes, every deployment is looked at."""
+
+        def serve(served: bool) -> None:
+            renderer.serve(frozenset({LEADER_WORKER_SET.api}) if served else frozenset())
+            for entry in self._cache.of_kind(MODEL_DEPLOYMENT.kind):
+                self._queue.add(entry.ref)
+
+        return OptionalKind(
+            self._client,
+            self._cache,
+            self._scope,
+            self._clock,
+            LEADER_WORKER_SET,
+            on_change=self._enqueue,
+            on_served=serve,
+        )
 
     async def finish(self, seconds: float) -> None:
         """Begins no more work and lets what is under way end within `seconds`."""
@@ -163,4 +191,4 @@ def _is_progress(entry: Entry, before: Entry | None) -> bool:
     if entry.ref.kind == POD.kind:
         return True
     same = before is not None and (before.uid, before.generation) == (entry.uid, entry.generation)
-    return same and entry.ref.kind == DEPLOYMENT.kind and not entry.deleting
+    return same and entry.ref.kind in WORKLOAD_KINDS and not entry.deleting

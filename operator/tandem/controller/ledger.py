@@ -16,7 +16,7 @@ from tandem.kube.cache import Entry, Ref
 @dataclass
 class Ledger:
     """For one ModelDeployment: the digest of each object as last written (by kind and name), differences that the API
-    server insists on, which versions of which objects were found to be as they should be, and the Deployments of the
+    server insists on, which versions of which objects were found to be as they should be, and the workloads of the
     workers, those of older revisions too while they serve."""
 
     uid: str
@@ -42,7 +42,7 @@ class Ledger:
                 self.applied[key] = before[key]
         if not plan.leftovers:
             self.workers.clear()
-        self.workers |= {desired.ref: desired for desired in rendered.worker_deployments}
+        self.workers |= {desired.ref: desired for desired in rendered.worker_loads}
         wanted = {desired.ref for desired in rendered.objects} | self.workers.keys()
         self.confirmed |= dict(plan.confirmed) | dict(outcome.confirmed)
         for memory in (self.confirmed, self.tolerated):

@@ -9,9 +9,9 @@ from typing import Any
 
 from tandem.controller.hints import Hint
 from tandem.controller.rollout import Pool
-from tandem.controller.rootcause import pod_cause
+from tandem.controller.rootcause import pod_cause, until_left_alone
 from tandem.kube.cache import Entry, Ref
-from tandem.kube.resources import DEPLOYMENT, POD
+from tandem.kube.resources import LEADER_WORKER_SET, POD, WORKLOAD_KINDS
 from tandem.manifests import names
 
 Document = Mapping[str, Any]
@@ -19,7 +19,7 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A Deployment of ours with its pods (oldest first); `role` is empty for the router."""
+    """A Deployment or LeaderWorkerSet of ours with its pods (oldest first); `role` is empty for the router."""
 
     entry: Entry
     document: Document
@@ -29,8 +29,18 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """The Deployment's name."""
+        """The object's name."""
         return self.entry.ref.name
+
+    @property
+    def service(self) -> str:
+        """Name of the headless Service of its workers."""
+        return names.workers_name(self.entry.deployment, self.role, self.revision)
+
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether each worker is a group of pods."""
+        return self.entry.ref.kind == LEADER_WORKER_SET.kind
 
     @property
     def replicas(self) -> int:
@@ -54,7 +64,7 @@ class Workload:
 
     @property
     def is_seen(self) -> bool:
-        """Whether the Deployment controller has acted on the present spec."""
+        """Whether its controller has acted on the present spec."""
         observed = (self.document.get("status") or {}).get("observedGeneration", 0)
         return bool(observed >= self.document["metadata"].get("generation", 0))
 
@@ -66,8 +76,12 @@ class Workload:
 
     def pool(self, hints: Mapping[str, Hint], now: datetime) -> Pool:
         """Its workers as the rollout planner counts them."""
-        failing = sum(pod_cause(pod, hint=hints.get(pod["metadata"]["uid"]), now=now) is not None for pod in self.pods)
-        return Pool(self.replicas, self.present, self.ready, min(failing, self.replicas))
+        failing = {
+            _worker_of(pod)
+            for pod in self.pods
+            if pod_cause(pod, hint=hints.get(pod["metadata"]["uid"]), now=now) is not None
+        }
+        return Pool(self.replicas, self.present, self.ready, min(len(failing), self.replicas))
 
     def _count(self, field: str) -> int:
         return int((self.document.get("status") or {}).get(field, 0))
@@ -84,7 +98,7 @@ class Observed:
 
     @property
     def workloads(self) -> tuple[Workload, ...]:
-        """All Deployments, workers before the router."""
+        """All of them, workers before the router."""
         return (*self.workers, self.router) if self.router else self.workers
 
     @property
@@ -97,8 +111,13 @@ class Observed:
         """The router's pods."""
         return self.router.pods if self.router else ()
 
+    def until_left_alone(self, now: datetime) -> float | None:
+        """Seconds until a workload that nothing has taken up counts as left alone; None when there is none."""
+        waits = (until_left_alone(workload.document, now) for workload in self.workers)
+        return min((wait for wait in waits if wait is not None and wait > 0), default=None)
+
     def workload(self, name: str) -> Workload | None:
-        """The Deployment of that name."""
+        """The one of that name."""
         return next((workload for workload in self.workloads if workload.name == name), None)
 
 
@@ -118,7 +137,7 @@ def observe(children: Iterable[Entry], uid: str) -> Observed:
         else:
             others[entry.ref] = entry
     found = [
-        _workload(entry, pods) for entry in owned.values() if entry.ref.kind == DEPLOYMENT.kind and not entry.deleting
+        _workload(entry, pods) for entry in owned.values() if entry.ref.kind in WORKLOAD_KINDS and not entry.deleting
     ]
     found.sort(key=lambda workload: (workload.document["metadata"].get("creationTimestamp", ""), workload.name))
     return Observed(
@@ -137,3 +156,9 @@ def _workload(entry: Entry, pods: Mapping[tuple[str, str], list[Document]]) -> W
         pods.get(place, ()), key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"])
     )
     return Workload(entry, document, tuple(mine), role=place[0], revision=place[1])
+
+
+def _worker_of(pod: Document) -> str:
+    """The worker that a pod is, or is a part of."""
+    metadata = pod["metadata"]
+    return str((metadata.get("labels") or {}).get(names.LABEL_GROUP) or metadata["name"])

@@ -11,13 +11,13 @@ from tandem.controller.desired import Desired, Rendered
 from tandem.controller.observed import Observed
 from tandem.controller.takeover import Takeover
 from tandem.kube.cache import Entry, Owner, Ref
-from tandem.kube.resources import CHILD_KINDS, DEPLOYMENT, MODEL_DEPLOYMENT, SERVICE
+from tandem.kube.resources import CHILD_KINDS, MODEL_DEPLOYMENT, OPTIONAL_KINDS, SERVICE, WORKLOAD_KINDS
 
-PRUNED_KINDS = frozenset(resource.kind for resource in CHILD_KINDS)
+PRUNED_KINDS = frozenset(resource.kind for resource in (*CHILD_KINDS, *OPTIONAL_KINDS))
 
 
 class Seen(NamedTuple):
-    """That an object at this version was found to be as `digest` (and, of a Deployment, `replicas`) wants it."""
+    """That an object at this version was found to be as `digest` (and, of a workload, `replicas`) wants it."""
 
     uid: str
     version: int
@@ -40,13 +40,13 @@ class Apply:
 
     def seen_as(self, entry: Entry) -> Seen:
         """That `entry` is as this write wants it."""
-        replicas = self.body["spec"]["replicas"] if self.ref.kind == DEPLOYMENT.kind else None
+        replicas = self.body["spec"]["replicas"] if self.ref.kind in WORKLOAD_KINDS else None
         return Seen(entry.uid, entry.version, self.digest, replicas)
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Set the replicas of a Deployment of an older revision."""
+    """Set the replicas of a workload of an older revision."""
 
     ref: Ref
     uid: str
@@ -145,7 +145,7 @@ def make_plan(rendered: Rendered, observed: Observed, takeover: Takeover, ledger
 
 def _body(wanted: Desired, takeover: Takeover) -> dict[str, Any]:
     body = wanted.object
-    if wanted.ref.kind == DEPLOYMENT.kind and wanted.ref.name in takeover.replicas:
+    if wanted.ref.kind in WORKLOAD_KINDS and wanted.ref.name in takeover.replicas:
         body["spec"]["replicas"] = takeover.replicas[wanted.ref.name]
     return body
 
@@ -153,7 +153,7 @@ def _body(wanted: Desired, takeover: Takeover) -> dict[str, Any]:
 def _write(
     wanted: Desired, entry: Entry, takeover: Takeover, ledger: Written, confirmed: dict[Ref, Seen]
 ) -> Apply | None:
-    replicas = takeover.replicas.get(wanted.ref.name) if wanted.ref.kind == DEPLOYMENT.kind else None
+    replicas = takeover.replicas.get(wanted.ref.name) if wanted.ref.kind in WORKLOAD_KINDS else None
     seen = Seen(entry.uid, entry.version, wanted.digest, replicas)
     if ledger.confirmed.get(wanted.ref) == seen:
         return None
@@ -170,7 +170,7 @@ def _write(
 
 
 def _repairs(observed: Observed, takeover: Takeover, wanted: Collection[Ref], ledger: Written) -> list[Apply]:
-    """Deployments of older revisions that somebody has changed while they still serve.
+    """Workloads of older revisions that somebody has changed while they still serve.
 
     What they were made from is remembered by this process only; after a restart they stay as they are found.
     """
@@ -203,14 +203,16 @@ def _scales(observed: Observed, takeover: Takeover, wanted: Collection[Ref]) -> 
 def _deletes(observed: Observed, takeover: Takeover, wanted: Collection[Ref], *, at_rest: bool) -> tuple[Delete, ...]:
     """What is ours and no longer wanted, each when nothing that still serves can need it."""
     settled = at_rest and takeover.done and all(workload.is_complete for workload in observed.workloads)
-    old_workers = {workload.name for workload in observed.workers if workload.entry.ref not in wanted}
+    old = [workload for workload in observed.workers if workload.entry.ref not in wanted]
+    # A revision's headless Service goes when its workers are gone.
+    serves = {Ref(SERVICE.kind, workload.entry.ref.namespace, workload.service): workload.name for workload in old}
+    served = serves | {workload.entry.ref: workload.name for workload in old}
     chosen = []
     for ref, entry in observed.owned.items():
         if ref in wanted or entry.deleting or ref.kind not in PRUNED_KINDS:
             continue
-        # The headless Service of a revision has its Deployment's name: both go when its workers are gone.
-        if ref.kind in (DEPLOYMENT.kind, SERVICE.kind) and ref.name in old_workers:
-            due = ref.name in takeover.drained
+        if ref in served:
+            due = served[ref] in takeover.drained
         else:
             due = settled or (ref.kind == SERVICE.kind and takeover.done)
         if due:

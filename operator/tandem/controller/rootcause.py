@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from tandem.controller.hints import Hint
+from tandem.kube.resources import LEADER_WORKER_SET
 from tandem.manifests import names
 
 Document = Mapping[str, Any]
@@ -21,6 +22,8 @@ Document = Mapping[str, Any]
 # A worker has passed its startup probe by then; the router has none and may need longer.
 READINESS_GRACE_SECONDS = 3.0
 ROUTER_GRACE_SECONDS = 20.0
+# Within this time a controller that runs has looked at a new object.
+UNSEEN_SECONDS = 30.0
 LONGEST_MESSAGE = 1024
 
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"})
@@ -79,14 +82,14 @@ class Cause:
 
 
 def first_cause(
-    deployments: Sequence[Document], pods: Sequence[Document], *, hints: Mapping[str, Hint], now: datetime
+    workloads: Sequence[Document], pods: Sequence[Document], *, hints: Mapping[str, Hint], now: datetime
 ) -> Cause | None:
-    """The first thing that is wrong with these Deployments and their pods; both come in order of importance.
+    """The first thing that is wrong with these workloads and their pods; both come in order of importance.
 
     What keeps pods from being made comes before what is wrong with those that exist; `hints` are by pod uid.
     """
-    for deployment in deployments:
-        cause = refused_pods(deployment)
+    for workload in workloads:
+        cause = refused_pods(workload) or left_alone(workload, now)
         if cause is not None:
             return cause
     for pod in pods:
@@ -105,9 +108,29 @@ def refused_pods(deployment: Document) -> Cause | None:
     return None
 
 
+def left_alone(workload: Document, now: datetime) -> Cause | None:
+    """Why nothing becomes of a LeaderWorkerSet; None while its controller may still take it up."""
+    left = until_left_alone(workload, now)
+    if left is None or left > 0:
+        return None
+    name = workload["metadata"]["name"]
+    asked = "does its controller run, and is it version 0.9.0 or newer?"
+    return Cause("LeaderWorkerSetLeftAlone", f"nothing has taken up LeaderWorkerSet {name}: {asked}")
+
+
+def until_left_alone(workload: Document, now: datetime) -> float | None:
+    """Seconds until a LeaderWorkerSet counts as left alone; None when it was taken up (and for Deployments)."""
+    created = workload["metadata"].get("creationTimestamp")
+    seen = "observedGeneration" in (workload.get("status") or {})
+    if workload.get("kind") != LEADER_WORKER_SET.kind or seen or not created:
+        return None
+    return UNSEEN_SECONDS - (now - datetime.fromisoformat(created)).total_seconds()
+
+
 def pod_cause(pod: Document, *, hint: Hint | None = None, now: datetime) -> Cause | None:
     """What is wrong with one pod; None when it is well, on its way, ending, or over."""
-    if pod["metadata"].get("deletionTimestamp") or pod["status"].get("phase") in ("Failed", "Succeeded"):
+    ends = pod["metadata"].get("deletionTimestamp") and not _ends_its_group(pod)
+    if ends or pod["status"].get("phase") in ("Failed", "Succeeded"):
         return None
     name = pod["metadata"]["name"]
     for condition in _conditions(pod):
@@ -120,6 +143,13 @@ def pod_cause(pod: Document, *, hint: Hint | None = None, now: datetime) -> Caus
         if found is not None:
             return Cause(found.reason, _shown(found.message), name, container["name"], found.exit_code)
     return None
+
+
+def _ends_its_group(pod: Document) -> bool:
+    """Whether a container of a worker of several pods has ended by itself: all of them are replaced then."""
+    return names.LABEL_GROUP in (pod["metadata"].get("labels") or {}) and any(
+        container.get("restartCount") for container in pod["status"].get("containerStatuses") or ()
+    )
 
 
 def settled(previous: Cause | None, found: Cause | None) -> Cause | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tandem.kube.lease import LeaseTimes
-from tandem.manifests.cluster import ROUTER_IMAGE
+from tandem.manifests.cluster import GPUS_PER_NODE, ROUTER_IMAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +24,9 @@ class LeaderElection:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorSettings:
     """Everything that can be set. Without `namespaces` the operator works in all of them; without `leader_election` it
-    must be the only one. `images` are default worker images per backend. A `health_port` of 0 picks a free one, and
-    None serves no health at all. Seconds: `resync_seconds` between looks at everything, whether it changed or not.
+    must be the only one. `images` are default worker images per backend. A worker that needs more than `gpus_per_node`
+    takes several nodes. A `health_port` of 0 picks a free one, and None serves no health at all. Seconds:
+    `resync_seconds` between looks at everything, whether it changed or not.
     """
 
     namespaces: tuple[str, ...] | None = None
@@ -33,6 +34,7 @@ class OperatorSettings:
     router_image: str = ROUTER_IMAGE
     images: Mapping[str, str] = field(default_factory=dict)
     cluster_domain: str = "cluster.local"
+    gpus_per_node: int = GPUS_PER_NODE
     resync_seconds: float = 600.0
     workers: int = 16
     health_host: str = "0.0.0.0"

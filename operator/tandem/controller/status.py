@@ -59,7 +59,7 @@ class Situation:
 
 def next_status(situation: Situation, previous: Mapping[str, Any], *, now: datetime) -> dict[str, Any]:
     """The status to show; equal to `previous` when nothing worth telling has changed."""
-    roles = role_views(situation, now)
+    roles = role_views(situation, previous, now)
     router = situation.observed.router
     router_cause = first_cause(*_evidence([router] if router else []), hints=situation.hints, now=now)
     found = next((view.cause for view in roles if view.cause), router_cause)
@@ -79,12 +79,12 @@ def next_status(situation: Situation, previous: Mapping[str, Any], *, now: datet
     }
     if generating is not None:
         status["replicas"] = generating.ready
-        status["selector"] = names.selector_text(names.role_selector(situation.name, generating.role))
+        status["selector"] = names.selector_text(_counted(situation, generating.role))
     return {key: value for key, value in status.items() if value is not None}
 
 
-def role_views(situation: Situation, now: datetime) -> list[RoleView]:
-    """The roles in start order."""
+def role_views(situation: Situation, previous: Mapping[str, Any], now: datetime) -> list[RoleView]:
+    """The roles in start order; `previous` is the status as it was."""
     views = []
     for role in ROLE_ORDER:
         if role not in situation.declared:
@@ -102,7 +102,8 @@ def role_views(situation: Situation, now: datetime) -> list[RoleView]:
                 updated=sum(workload.updated for workload in current),
                 ready=sum(workload.ready for workload in mine),
                 is_complete=_is_complete(current, older, declared) if situation.rendered else _runs_on(mine),
-                cause=first_cause(*evidence, hints=situation.hints, now=now),
+                cause=first_cause(*evidence, hints=situation.hints, now=now)
+                or _cause_of_replaced_pods(situation, previous, current),
                 loading=behind(evidence[1], situation.loading),
             )
         )
@@ -111,6 +112,31 @@ def role_views(situation: Situation, now: datetime) -> list[RoleView]:
 
 def _is_complete(current: Sequence[Workload], older: Sequence[Workload], declared: int) -> bool:
     return (
+def _cause_of_replaced_pods(
+    situation: Situation, previous: Mapping[str, Any], current: Sequence[Workload]
+) -> Cause | None:
+    """Why a container of a worker of several pods ended. All of them are replaced then, and with them goes what they
+    told: it stands until the workers are complete, or the spec is another one."""
+    cause = cause_from(previous.get("rootCause"))
+    if cause is None or cause.exit_code is None or previous.get("observedGeneration") != situation.generation:
+        return None
+    return next(
+        (
+            cause
+            for workload in current
+            if workload.spans_nodes and not workload.is_complete and cause.pod.startswith(f"{workload.name}-")
+        ),
+        None,
+    )
+
+
+def _counted(situation: Situation, role: str) -> dict[str, str]:
+    """Selects one pod of each worker of a role: autoscalers divide by their number."""
+    selector = names.role_selector(situation.name, role)
+    spans = any(workload.spans_nodes for workload in situation.observed.workers if workload.role == role)
+    return {**selector, **names.LEADERS} if spans else selector
+
+
         bool(current)
         and not any(workload.present for workload in older)
         and all(workload.is_complete and workload.replicas == declared for workload in current)

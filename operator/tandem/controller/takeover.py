@@ -12,15 +12,16 @@ from tandem.controller.hints import Hint
 from tandem.controller.observed import Observed, Workload
 from tandem.controller.rollout import Pool, Switch, next_step
 from tandem.manifests import names
+from tandem.manifests.workers import pod_template
 
 Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """The replicas that each Deployment should have now, by its name.
+    """The replicas that each workload should have now, by its name.
 
-    `drained` are old Deployments that have nothing left. `hold_router`: the router must stay as it is for now. `done`:
+    `drained` are old workloads that have nothing left. `hold_router`: the router must stay as it is for now. `done`:
     nothing of older revisions is left.
     """
 
@@ -40,7 +41,7 @@ def plan_takeover(
     hints: Mapping[str, Hint],
     now: datetime,
 ) -> Takeover:
-    """`declared` and `workers` are number and Deployment name per role; `router` is the wanted router Deployment."""
+    """`declared` and `workers` are number and workload name per role; `router` is the wanted router Deployment."""
     wanted = set(workers.values())
     current = {role: workload for role, name in workers.items() if (workload := observed.workload(name)) is not None}
     old = _sides([workload for workload in observed.workers if workload.name not in wanted])
@@ -62,7 +63,7 @@ def plan_takeover(
 
 
 def _sides(workloads: Sequence[Workload]) -> list[dict[str, Workload]]:
-    """Old Deployments by revision and mode, oldest first; prefill and decode of a revision belong together."""
+    """Old workloads by revision and mode, oldest first; prefill and decode of a revision belong together."""
     sides: dict[tuple[str, bool], dict[str, Workload]] = {}
     for workload in workloads:
         sides.setdefault((workload.revision, workload.role == "agg"), {})[workload.role] = workload
@@ -100,10 +101,10 @@ def _protocol(router: Document) -> tuple[str, ...]:
 
 
 def _program(workers: Document) -> tuple[str, ...]:
-    """The program that a worker Deployment runs: it stands for the backend."""
+    """The program that a workload's workers run: it stands for the backend."""
     return tuple(_container(workers, names.WORKER_CONTAINER).get("command") or ())
 
 
-def _container(deployment: Document, name: str) -> Document:
-    containers = deployment["spec"]["template"]["spec"]["containers"]
+def _container(workload: Document, name: str) -> Document:
+    containers = pod_template(workload)["spec"]["containers"]
     return next((container for container in containers if container["name"] == name), {})

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from tandem.kube.resources import DEPLOYMENT, MODEL_DEPLOYMENT, OWN_KINDS, POD, Resource
+from tandem.api import labels
+from tandem.kube.resources import MODEL_DEPLOYMENT, OWN_KINDS, POD, WORKLOAD_KINDS, Resource
 
-DEPLOYMENT_LABEL = "tandem.dev/deployment"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 LONGEST_MESSAGE = 4096
 
@@ -59,6 +59,10 @@ class Entry:
         return parsed
 
 
+OnChange = Callable[[Entry, Entry | None], None]
+"""Told of each object that came, changed or went (the entry is then its last state), with its state before if any."""
+
+
 def entry_of(resource: Resource, obj: Mapping[str, Any]) -> Entry:
     """The entry of an object as the API server sends it."""
     metadata = obj["metadata"]
@@ -70,7 +74,7 @@ def entry_of(resource: Resource, obj: Mapping[str, Any]) -> Entry:
         ),
         None,
     )
-    label = (metadata.get("labels") or {}).get(DEPLOYMENT_LABEL, "")
+    label = (metadata.get("labels") or {}).get(labels.DEPLOYMENT, "")
     return Entry(
         ref=Ref(resource.kind, metadata.get("namespace", ""), metadata["name"]),
         uid=metadata["uid"],
@@ -135,6 +139,20 @@ class Cache:
             self._tell(ref, uid, version)
         return known
 
+    def take(self, entry: Entry, *, gone: bool, tell: OnChange) -> None:
+        """Takes in what a watch brings: an object's state, or its last one."""
+        if gone:
+            last = self.remove(entry.ref, uid=entry.uid, version=entry.version)
+            if last is not None:
+                tell(last, None)
+            return
+        before = self.get(entry.ref)
+        if self.put(entry):
+            # An object that moved to another deployment concerns both.
+            if before is not None and before.deployment != entry.deployment:
+                tell(before, None)
+            tell(entry, before)
+
     def _unlink(self, entry: Entry | None) -> None:
         if entry is None or not entry.deployment:
             return
@@ -158,7 +176,7 @@ def _compact(resource: Resource, obj: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": kept}
     if resource is POD:
         return {**result, "status": _compact_pod_status(obj.get("status") or {})}
-    keeps_status = resource is DEPLOYMENT or resource in OWN_KINDS
+    keeps_status = resource.kind in WORKLOAD_KINDS or resource in OWN_KINDS
     dropped = ("apiVersion", "kind", "metadata") if keeps_status else ("apiVersion", "kind", "metadata", "status")
     return {**result, **{key: value for key, value in obj.items() if key not in dropped}}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from tandem.api.base import API_VERSION
 from tandem.kube.client import Client
@@ -51,23 +51,6 @@ async def wait_until_usable(client: Client, scope: Scope, clock: Clock, tell: Ca
         failures += 1
         await clock.sleep(BACKOFF.delay(failures, 0.0))
     tell("")
-
-
-async def served_kinds(client: Client, groups: Iterable[str]) -> frozenset[str]:
-    """`group/version/Kind` of every kind that the given API groups serve; groups that are not there add none."""
-    found: set[str] = set()
-    for group in groups:
-        try:
-            versions = (await client.get_path(f"/apis/{group}"))["versions"]
-            for version in versions:
-                name = version["groupVersion"]
-                for resource in (await client.get_path(f"/apis/{name}"))["resources"]:
-                    if "/" not in resource["name"]:
-                        found.add(f"{name}/{resource['kind']}")
-        except ApiError as error:
-            if not error.is_not_found:
-                logger.warning("the optional API group %s could not be looked up: %s", group, error)
-    return frozenset(found)
 
 
 async def _missing_kinds(client: Client) -> list[str]:

@@ -27,6 +27,11 @@ class Resource:
         """The version without its group."""
         return self.api_version.rpartition("/")[2]
 
+    @property
+    def api(self) -> str:
+        """`group/version/Kind`, as the APIs of a cluster are named."""
+        return f"{self.api_version}/{self.kind}"
+
     def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
         """The URL path of one object, of a namespace's collection, or (no namespace) of the cluster's."""
         root = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
@@ -51,6 +56,7 @@ ROLE = Resource("Role", "rbac.authorization.k8s.io/v1", "roles")
 ROLE_BINDING = Resource("RoleBinding", "rbac.authorization.k8s.io/v1", "rolebindings")
 NETWORK_POLICY = Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
 POD_DISRUPTION_BUDGET = Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets")
+LEADER_WORKER_SET = Resource("LeaderWorkerSet", "leaderworkerset.x-k8s.io/v1", "leaderworkersets")
 POD = Resource("Pod", "v1", "pods")
 EVENT = Resource("Event", "v1", "events")
 LEASE = Resource("Lease", "coordination.k8s.io/v1", "leases")
@@ -68,11 +74,21 @@ CHILD_KINDS = (
     SERVICE,
     DEPLOYMENT,
 )
-"""What a ModelDeployment is made of: all that is ever applied or pruned, and nothing else is."""
+"""What a ModelDeployment is made of in every cluster."""
+
+OPTIONAL_KINDS = (LEADER_WORKER_SET,)
+"""What it may also be made of, where the cluster serves it. These and CHILD_KINDS are ever applied or pruned, and
+nothing else is."""
+
+WORKLOAD_KINDS = frozenset({DEPLOYMENT.kind, LEADER_WORKER_SET.kind})
+"""The kinds that make pods. They count these alike, in `spec.replicas` and in their status; a LeaderWorkerSet counts
+workers, of several pods each."""
 
 WATCHED_KINDS = (*OWN_KINDS, *CHILD_KINDS, POD)
 
-BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in (*WATCHED_KINDS, EVENT, LEASE)}
+BY_KIND: Mapping[str, Resource] = {
+    resource.kind: resource for resource in (*WATCHED_KINDS, *OPTIONAL_KINDS, EVENT, LEASE)
+}
 
 MANAGED_BY_SELECTOR = "app.kubernetes.io/managed-by=tandem"
 

@@ -9,15 +9,13 @@ from typing import Any
 
 import kopf
 
-from tandem.kube.cache import Cache, Entry, entry_of
+from tandem.kube.cache import Cache, OnChange, entry_of
 from tandem.kube.connection import Connection
 from tandem.kube.discovery import Scope
 from tandem.kube.resources import WATCHED_KINDS, Resource, selector_for
 
 logger = logging.getLogger(__name__)
 
-OnChange = Callable[[Entry, Entry | None], None]
-"""Told of each object that came, changed or went (the entry is then its last state), with its state before if any."""
 OnRelist = Callable[[Resource], None]
 """Told when a watch has started over: deletions in between were not announced."""
 
@@ -81,17 +79,7 @@ class Watcher:
         """Never waits and never raises: Kopf only logs what a handler raises."""
         try:
             entry = entry_of(param, event["object"])
-            if event["type"] == "DELETED":
-                gone = self._cache.remove(entry.ref, uid=entry.uid, version=entry.version)
-                if gone is not None:
-                    self._on_change(gone, None)
-                return
-            before = self._cache.get(entry.ref)
-            if self._cache.put(entry):
-                # An object that moved to another deployment concerns both.
-                if before is not None and before.deployment != entry.deployment:
-                    self._on_change(before, None)
-                self._on_change(entry, before)
+            self._cache.take(entry, gone=event["type"] == "DELETED", tell=self._on_change)
             if event["type"] is None:
                 self._on_relist(param)
         except Exception:

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from tandem.api.base import API_GROUP
+from tandem.api import labels
 
 FIELD_MANAGER = "tandem"
 
@@ -17,13 +17,15 @@ LABEL_NAME = "app.kubernetes.io/name"
 LABEL_INSTANCE = "app.kubernetes.io/instance"
 LABEL_COMPONENT = "app.kubernetes.io/component"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
-LABEL_DEPLOYMENT = f"{API_GROUP}/deployment"
-LABEL_ROLE = f"{API_GROUP}/role"
-LABEL_REVISION = f"{API_GROUP}/revision"
+LABEL_DEPLOYMENT = labels.DEPLOYMENT
+LABEL_ROLE = labels.ROLE
+LABEL_REVISION = labels.REVISION
 LABEL_LLM_D_ROLE = "llm-d.ai/role"
 
 # What LeaderWorkerSet says of the pod that a worker is reached by.
 LEADERS: Mapping[str, str] = {"leaderworkerset.sigs.k8s.io/worker-index": "0"}
+# Which of its workers a pod belongs to.
+LABEL_GROUP = "leaderworkerset.sigs.k8s.io/group-key"
 
 APP = "tandem"
 COMPONENT_ROUTER = "router"

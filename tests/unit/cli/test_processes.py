@@ -50,7 +50,7 @@ def test_the_operator_gets_what_the_chart_passes(given):
     arguments = [
         *("--watch-namespace=a", "--watch-namespace=b", "--leader-election", "--lease-namespace=system"),
         *("--lease-name=tandem", "--cluster-domain=corp.local", "--router-image=r:1", "--worker-image=torch=w:1"),
-        *("--worker-image=vllm=v:1", "--health-port=8080", "--log-level=debug"),
+        *("--worker-image=vllm=v:1", "--health-port=8080", "--log-level=debug", "--gpus-per-node=4"),
     ]
     assert run(["operator", *arguments]) == 0
     (settings,) = given
@@ -58,6 +58,7 @@ def test_the_operator_gets_what_the_chart_passes(given):
     assert (settings.leader_election.namespace, settings.leader_election.name) == ("system", "tandem")
     assert (settings.router_image, settings.images) == ("r:1", {"torch": "w:1", "vllm": "v:1"})
     assert (settings.cluster_domain, settings.health_port, settings.log_level) == ("corp.local", 8080, "debug")
+    assert settings.gpus_per_node == 4
 
 
 def test_by_default_the_operator_works_in_all_namespaces_without_election(given):

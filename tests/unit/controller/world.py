@@ -11,7 +11,7 @@ from tandem.controller.desired import Rendered, compact
 from tandem.controller.ledger import Ledger
 from tandem.controller.observed import Observed, observe
 from tandem.kube.cache import Cache, Entry, Ref, entry_of
-from tandem.kube.resources import BY_KIND, DEPLOYMENT, POD
+from tandem.kube.resources import BY_KIND, LEADER_WORKER_SET, POD, WORKLOAD_KINDS
 from tandem.manifests import Cluster, build, names
 from tandem.rendering.library import load_library
 
@@ -19,6 +19,8 @@ UID = "md-uid"
 NAMESPACE = "ns"
 AGG = {"mode": "agg", "roles": {"agg": {"replicas": 2}}}
 DISAGG = {"mode": "disagg", "roles": {"prefill": {"replicas": 1}, "decode": {"replicas": 2}}}
+SPANNING = {"backend": "vllm", "parameters": {"tensorParallelSize": 16}}
+"""Each worker takes two nodes."""
 
 
 def model_deployment(name: str = "chat", *, uid: str = UID, **spec: Any) -> ModelDeployment:
@@ -36,7 +38,7 @@ class World:
     """A namespace with the objects of one ModelDeployment, kept in a cache."""
 
     def __init__(self, **spec: Any) -> None:
-        self.cluster = Cluster(library=load_library())
+        self.cluster = Cluster(library=load_library(), apis=frozenset({LEADER_WORKER_SET.api}))
         self.cache = Cache()
         self._versions = itertools.count(100)
         self._uids = itertools.count(1)
@@ -77,22 +79,21 @@ class World:
         return Ledger(UID, digests)
 
     def deployments(self) -> list[dict[str, Any]]:
-        """The Deployments as they are."""
-        return [entry.object for entry in self.cache.of_kind(DEPLOYMENT.kind)]
+        """The workloads as they are."""
+        return [entry.object for kind in sorted(WORKLOAD_KINDS) for entry in self.cache.of_kind(kind)]
 
     def workers(self, role: str, revision: str | None = None) -> dict[str, Any]:
-        """A role's Deployment of a revision (default: the wanted one)."""
-        name = names.workers_name("chat", role, revision or self.rendered.revision)
-        entry = self.cache.get(Ref(DEPLOYMENT.kind, NAMESPACE, name))
-        assert entry is not None, name
-        return entry.object
+        """A role's workload of a revision (default: the wanted one)."""
+        labels = names.revision_selector("chat", role, revision or self.rendered.revision)
+        (found,) = (each for each in self.deployments() if labels.items() <= each["metadata"]["labels"].items())
+        return found
 
     def set_status(self, document: dict[str, Any], **status: Any) -> None:
-        """The Deployment controller has something to say."""
+        """Its controller has something to say."""
         self.put({**document, "status": status})
 
     def settle(self, document: dict[str, Any], ready: int | None = None, replicas: int | None = None) -> None:
-        """A Deployment whose workers are all there; `ready` of them are ready (default: all)."""
+        """A workload whose workers are all there; `ready` of them are ready (default: all)."""
         wanted = document["spec"]["replicas"] if replicas is None else replicas
         self.put(
             {**document, "spec": {**document["spec"], "replicas": wanted}},
@@ -105,21 +106,25 @@ class World:
         )
 
     def settle_all_of(self, part: str) -> None:
-        """The Deployments with `part` in their names are complete."""
+        """The workloads with `part` in their names are complete."""
         for document in self.deployments():
             if f"-{part}" in document["metadata"]["name"]:
                 self.settle(document)
 
     def settle_all(self) -> None:
-        """All Deployments are complete."""
+        """All workloads are complete."""
         for document in self.deployments():
             self.settle(document)
 
-    def put_pod(self, sample: dict[str, Any], *, role: str = "", revision: str = "", name: str = "p") -> None:
-        """A pod of a role (the router's without one)."""
+    def put_pod(
+        self, sample: dict[str, Any], *, role: str = "", revision: str = "", name: str = "p", group: str = ""
+    ) -> None:
+        """A pod of a role (the router's without one), a part of the worker `group` where that is several pods."""
         labels = {names.LABEL_DEPLOYMENT: "chat"}
         if role:
             labels |= {names.LABEL_ROLE: role, names.LABEL_REVISION: revision or self.rendered.revision}
+        if group:
+            labels[names.LABEL_GROUP] = group
         pod = {**sample, "kind": POD.kind, "metadata": {**sample["metadata"], "name": name, "labels": labels}}
         pod["metadata"]["namespace"] = NAMESPACE
         self.put(pod)

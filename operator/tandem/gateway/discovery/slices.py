@@ -11,11 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from tandem.api.labels import DEPLOYMENT, REVISION, ROLE
 from tandem.gateway.fleet import Endpoint, Fleet, Role
 
-DEPLOYMENT_LABEL = "tandem.dev/deployment"
-ROLE_LABEL = "tandem.dev/role"
-REVISION_LABEL = "tandem.dev/revision"
 PORT_NAME = "http"
 
 Slice = Mapping[str, Any]
@@ -50,7 +48,7 @@ class SliceCache:
 
 def selector(deployment: str) -> str:
     """The label selector for the slices of a deployment's workers (its router's own Service has no role)."""
-    return f"{DEPLOYMENT_LABEL}={deployment},{ROLE_LABEL}"
+    return f"{DEPLOYMENT}={deployment},{ROLE}"
 
 
 def fleet_of(slices: Iterable[Slice]) -> Fleet:
@@ -75,10 +73,10 @@ def problem_of(item: Slice) -> str | None:
     """Why this slice holds no worker that can be used, or None."""
     name = item["metadata"]["name"]
     labels = item["metadata"].get("labels") or {}
-    if labels.get(ROLE_LABEL) not in set(Role):
-        return f"EndpointSlice {name}: label {ROLE_LABEL} is {labels.get(ROLE_LABEL)!r}, not one of {', '.join(Role)}"
-    if not labels.get(REVISION_LABEL):
-        return f"EndpointSlice {name}: label {REVISION_LABEL} is missing"
+    if labels.get(ROLE) not in set(Role):
+        return f"EndpointSlice {name}: label {ROLE} is {labels.get(ROLE)!r}, not one of {', '.join(Role)}"
+    if not labels.get(REVISION):
+        return f"EndpointSlice {name}: label {REVISION} is missing"
     if item.get("addressType") not in {"IPv4", "IPv6"}:
         return f"EndpointSlice {name}: addressType {item.get('addressType')!r} is not an IP family"
     if item.get("endpoints") and _port(item) is None:
@@ -101,8 +99,8 @@ def _workers(item: Slice) -> Iterable[tuple[Endpoint, bool]]:
                 # All addresses of one entry are the same pod; the first is the one to use.
                 address=addresses[0],
                 port=port,
-                role=Role(labels[ROLE_LABEL]),
-                revision=labels[REVISION_LABEL],
+                role=Role(labels[ROLE]),
+                revision=labels[REVISION],
                 # An absent condition means ready, says the API.
                 ready=conditions.get("ready") is not False and not terminating,
             ),
