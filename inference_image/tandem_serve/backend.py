@@ -13,7 +13,7 @@ import aiohttp
 from tandem_serve.engine import device as devices
 from tandem_serve.engine.client import EngineClient
 from tandem_serve.engine.core import EngineCore
-from tandem_serve.engine.kv_cache import ContiguousKvCache, KvLayout
+from tandem_serve.engine.kv_cache import KvLayout, KvMemory
 from tandem_serve.engine.loader import LoadedModel, LoadOptions, load
 from tandem_serve.engine.progress import LoadProgress
 from tandem_serve.engine.scheduler import SchedulerLimits
@@ -76,13 +76,15 @@ def load_options(settings: Settings, directory: Path) -> LoadOptions:
 def build_core(settings: Settings, model: LoadedModel, *, clock: Callable[[], float] = time.monotonic) -> Core:
     """An engine for a loaded model. Raises `StartError` when there is no memory for KV."""
     capacity = kv_capacity(settings, model.layout, model.max_model_len)
+    memory = KvMemory(model.layout, capacity_tokens=capacity)
     codec = TextCodec(model.tokenizer, vocab_size=model.vocab_size)
     engine = EngineCore(
         runner=model.runner,
-        kv=ContiguousKvCache(model.layout, capacity_tokens=capacity),
+        memory=memory,
         limits=SchedulerLimits(
             max_running=settings.max_num_seqs,
             token_budget=max(settings.max_num_batched_tokens, settings.max_num_seqs),
+            prefix_reuse=settings.prefix_reuse,
         ),
         decode=codec.decoder(),
         eos_ids=model.eos_ids,
@@ -96,7 +98,7 @@ def build_core(settings: Settings, model: LoadedModel, *, clock: Callable[[], fl
         parameter_count=model.parameter_count,
         weight_bytes=model.weight_bytes,
         max_model_len=model.max_model_len,
-        kv_capacity_tokens=capacity,
+        kv_capacity_tokens=engine.stats.kv_capacity_tokens,
         digest=model.digest,
     )
     return Core(model=model, engine=engine, codec=codec, facts=facts)

@@ -44,7 +44,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="Default: text on a terminal, else json.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-@click.option("--disable-prefix-cache", is_flag=True, hidden=True)
+@click.option("--disable-prefix-cache", is_flag=True, help="Compute every prompt anew, also known beginnings.")
 @click.option("--skip-tokenizer-init", is_flag=True, hidden=True)
 @click.pass_context
 def command(context: click.Context, /, **flags: Any) -> None:
@@ -58,10 +58,6 @@ def command(context: click.Context, /, **flags: Any) -> None:
 
 def settings_from(flags: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
     """Flags over config file over defaults. Raises `StartError`."""
-    if flags["disable_prefix_cache"]:
-        raise usage_error(
-            "--disable-prefix-cache", reason="this server keeps no prefix cache", fix="leave the flag out"
-        )
     if flags["skip_tokenizer_init"]:
         raise usage_error(
             "--skip-tokenizer-init", reason="stop strings and streams need the tokenizer", fix="leave the flag out"
@@ -86,6 +82,7 @@ def settings_from(flags: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
         dtype=flags["dtype"],
         max_model_len=flags["max_model_len"],
         kv_cache_tokens=flags["kv_cache_tokens"],
+        prefix_reuse=not flags["disable_prefix_cache"],
         advertise_host=flags["advertise_host"] or ("127.0.0.1" if host in ("0.0.0.0", "::", "") else host),
         trust_remote_code=flags["trust_remote_code"],
     )

@@ -34,6 +34,7 @@ class _EngineCollector(Collector):
         )
         prompt.add_metric(["computed"], stats.prompt_tokens_computed)
         prompt.add_metric(["transferred"], stats.prompt_tokens_transferred)
+        prompt.add_metric(["reused"], stats.prompt_tokens_reused)
         yield prompt
         finished = CounterMetricFamily("tandem_sequences_finished", "Ended sequences by reason", labels=["reason"])
         for reason, count in list(stats.finished.items()):

@@ -29,6 +29,7 @@ class Settings:
     dtype: str = "auto"
     max_model_len: int | None = None
     kv_cache_tokens: int | None = None
+    prefix_reuse: bool = True
     advertise_host: str = "127.0.0.1"
     trust_remote_code: bool = False
     drain_seconds: float = 60.0

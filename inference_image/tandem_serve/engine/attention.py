@@ -1,12 +1,13 @@
 """Attention over packed tokens: the tokens of all sequences of a step stand in one row, without padding.
 
 Registered with transformers' `AttentionInterface`; the model hands the `packed` keyword of its `forward` down to it.
-No mask function is registered under the same name, so the models build no mask at all.
+No mask function is registered under the same name, so the models build no mask at all. What a layer sees is decided
+here: all tokens before, or those within its sliding window.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from tandem_serve.engine.kv_cache import SequenceKv
+from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
 
 NAME = "tandem_packed"
 
@@ -26,30 +27,39 @@ class Span:
     kv: SequenceKv
     start: int
     count: int
-    mask: Tensor | None
-    """[count, start + count] for several tokens that have others before them, else None."""
+    masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    """By sliding window: [count, tokens seen], made when the first layer asks."""
+
+    @property
+    def stop(self) -> int:
+        """Position after the last token."""
+        return self.start + self.count
+
+    def first_seen(self, window: int | None) -> int:
+        """The earliest position that any of the tokens sees."""
+        return 0 if window is None else max(0, self.start - window + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
     """The row of one step: first the spans of one token (`singles` of them), then the longer ones."""
 
+    memory: KvMemory
     spans: tuple[Span, ...]
     singles: int
-    counts: list[int]
+    rows: Tensor
+    """Where in the memory the KV of each token goes."""
 
 
-def pack(parts: list[tuple[SequenceKv, int, int]], device: torch.device) -> PackedBatch:
+def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]]) -> PackedBatch:
     """A batch of (kv, start, count). Those with count 1 must come first."""
-    spans = tuple(Span(kv, start, count, _mask(start, count, device)) for kv, start, count in parts)
+    spans = tuple(Span(kv, start, count) for kv, start, count in parts)
     singles = next((index for index, span in enumerate(spans) if span.count > 1), len(spans))
-    return PackedBatch(spans, singles, [span.count for span in spans])
-
-
-def _mask(start: int, count: int, device: torch.device) -> Tensor | None:
-    if count == 1 or start == 0:
-        return None
-    return torch.ones(count, start + count, dtype=torch.bool, device=device).tril(start)
+    rows: list[int] = []
+    for span in spans:
+        for _, row, count in span.kv.pieces(span.start, span.stop):
+            rows.extend(range(row, row + count))
+    return PackedBatch(memory, spans, singles, torch.tensor(rows, device=memory.layout.device))
 
 
 def packed_attention(
@@ -61,6 +71,8 @@ def packed_attention(
     *,
     packed: PackedBatch,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Stores the new keys and values, then attends sequence by sequence over what each has stored.
@@ -68,55 +80,84 @@ def packed_attention(
     query is [1, heads, T, head_dim], key and value [1, kv_heads, T, head_dim]; returns [1, T, heads, head_dim].
     """
     layer: Any = module.layer_idx
-    new = torch.split(torch.cat((key, value)), packed.counts, dim=2)
-    room = [span.kv.both[layer].narrow(2, span.start, span.count) for span in packed.spans]
-    torch._foreach_copy_(room, list(new))
-    parts = []
-    if packed.singles:
-        parts.append(_attend_singles(query, packed, layer, scaling))
+    new = torch.cat((key, value)).transpose(1, 2)
+    packed.memory.rows[layer].index_copy_(1, packed.rows, new)
+    kv_heads, (_, heads, tokens, head_dim) = key.shape[1], query.shape
+    # The heads that share a KV head stand side by side, as queries of it: nothing is repeated.
+    grouped = query[0].reshape(kv_heads, heads // kv_heads, tokens, head_dim)
+    rules = _Rules(layer, scaling, sliding_window, softcap)
+    parts = [_single(grouped[:, :, index], span, rules) for index, span in enumerate(packed.spans[: packed.singles])]
+    out = [torch.cat(parts).view(packed.singles, heads, head_dim)] if parts else []
     begin = packed.singles
     for span in packed.spans[packed.singles :]:
-        parts.append(_attend_chunk(query.narrow(2, begin, span.count), span, layer, scaling))
+        out.append(_chunk(query.narrow(2, begin, span.count), span, rules))
         begin += span.count
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0), None
+    return (out[0] if len(out) == 1 else torch.cat(out)).unsqueeze(0), None
 
 
-def _attend_singles(query: Tensor, packed: PackedBatch, layer: int, scaling: float | None) -> Tensor:
-    """The spans of one token, [singles, heads, head_dim].
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """How one layer attends."""
 
-    A lone token sees all keys, so no mask is needed, and the heads that share a KV head stand as its queries, so
-    nothing is repeated.
-    """
-    _, heads, _, head_dim = query.shape
-    count = packed.singles
-    kv_heads = packed.spans[0].kv.keys[layer].shape[1]
-    grouped = query[0, :, :count].transpose(0, 1).reshape(count, 1, kv_heads, heads // kv_heads, head_dim)
-    out = [
-        F.scaled_dot_product_attention(
-            own,
-            span.kv.keys[layer].narrow(2, 0, span.start + 1),
-            span.kv.values[layer].narrow(2, 0, span.start + 1),
-            scale=scaling,
+    layer: int
+    scaling: float | None
+    window: int | None
+    softcap: float | None
+
+
+def _single(query: Tensor, span: Span, rules: _Rules) -> Tensor:
+    """A span of one token, which sees all it may see: no mask. query [kv_heads, group, head_dim] -> [1, ...]."""
+    keys, values = span.kv.read(rules.layer, span.first_seen(rules.window), span.stop)
+    if rules.softcap is not None:
+        return _capped(query.unsqueeze(0), keys, values, None, rules)
+    return F.scaled_dot_product_attention(query.unsqueeze(0), keys, values, scale=rules.scaling)
+
+
+def _chunk(query: Tensor, span: Span, rules: _Rules) -> Tensor:
+    """Several tokens of one sequence, query [1, heads, count, head_dim] -> [count, heads, head_dim]."""
+    window = rules.window if rules.window is not None and rules.window < span.stop else None
+    keys, values = span.kv.read(rules.layer, span.first_seen(window), span.stop)
+    mask = _mask(span, window, query.device)
+    _, kv_heads, _, head_dim = keys.shape
+    if rules.softcap is not None:
+        if mask is None:
+            mask = torch.ones(span.count, span.count, dtype=torch.bool, device=query.device).tril()
+        grouped = query.reshape(1, kv_heads, -1, head_dim)  # the tokens of each head, head by head
+        repeated = mask.repeat(query.shape[1] // kv_heads, 1)
+        attended = _capped(grouped, keys, values, repeated, rules).view(query.shape)
+    else:
+        attended = F.scaled_dot_product_attention(
+            query,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=rules.scaling,
+            enable_gqa=kv_heads != query.shape[1],
         )
-        for own, span in zip(grouped.unbind(0), packed.spans, strict=False)
-    ]
-    return torch.cat(out).view(count, heads, head_dim)
-
-
-def _attend_chunk(query: Tensor, span: Span, layer: int, scaling: float | None) -> Tensor:
-    """Several tokens of one sequence, [count, heads, head_dim]."""
-    seen = span.start + span.count
-    keys = span.kv.keys[layer].narrow(2, 0, seen)
-    attended = F.scaled_dot_product_attention(
-        query,
-        keys,
-        span.kv.values[layer].narrow(2, 0, seen),
-        attn_mask=span.mask,
-        is_causal=span.mask is None,
-        scale=scaling,
-        enable_gqa=keys.shape[1] != query.shape[1],
-    )
     return attended[0].transpose(0, 1)
+
+
+def _mask(span: Span, window: int | None, device: torch.device) -> Tensor | None:
+    """Which of the tokens from `first_seen` on each token sees; None where that is just those up to itself."""
+    if span.start == 0 and window is None:
+        return None
+    if window not in span.masks:
+        first = span.first_seen(window)
+        mask = torch.ones(span.count, span.stop - first, dtype=torch.bool, device=device).tril(span.start - first)
+        span.masks[window] = mask if window is None else mask.triu(span.start - first - window + 1)
+    return span.masks[window]
+
+
+def _capped(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rules: _Rules) -> Tensor:
+    """Attention with capped scores, which torch's own does not have. query [1, kv_heads, n, head_dim]."""
+    scaling = query.shape[-1] ** -0.5 if rules.scaling is None else rules.scaling
+    scores = query @ keys.transpose(2, 3) * scaling
+    if rules.softcap is not None:
+        scores = torch.tanh(scores / rules.softcap) * rules.softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype) @ values
 
 
 def register() -> None:

@@ -12,9 +12,11 @@ from collections.abc import Callable
 import torch
 
 from tandem_serve.engine import prompt_logprobs, sampling
+from tandem_serve.engine.blocks import BLOCK_TOKENS, BlockPool
 from tandem_serve.engine.decoder import TextDecoder
 from tandem_serve.engine.detokenizer import Decode
-from tandem_serve.engine.kv_cache import KvCache, SequenceKv
+from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
+from tandem_serve.engine.pace import Pace
 from tandem_serve.engine.runner import ModelRunner
 from tandem_serve.engine.scheduler import Chunk, Scheduler, SchedulerLimits
 from tandem_serve.engine.sequence import Sequence, Stage
@@ -30,16 +32,17 @@ class EngineCore:
         self,
         *,
         runner: ModelRunner,
-        kv: KvCache,
+        memory: KvMemory,
         limits: SchedulerLimits,
         decode: Decode,
         eos_ids: frozenset[int],
         clock: Callable[[], float],
     ) -> None:
         self.runner = runner
-        self.scheduler = Scheduler(limits=limits, kv=kv)
-        self.stats = EngineStats(kv_capacity_tokens=kv.capacity_tokens)
-        self._kv = kv
+        self.scheduler = Scheduler(limits=limits, blocks=BlockPool(memory.blocks))
+        self.stats = EngineStats(kv_capacity_tokens=memory.blocks * BLOCK_TOKENS)
+        self._memory = memory
+        self._pace = Pace()
         self._decode = decode
         self._eos_ids = eos_ids
         self._clock = clock
@@ -60,12 +63,14 @@ class EngineCore:
     def adopt(self, seq_id: int, copy_into: Callable[[SequenceKv, int], None]) -> None:
         """KV from a prefill worker has come: takes over all but the last prompt token, which is computed here."""
         sequence = self.scheduler.get(seq_id)
-        if sequence is None or sequence.stage is not Stage.PULLING or sequence.kv is None:
+        if sequence is None or sequence.stage is not Stage.PULLING:
             return
         tokens = sequence.prompt_len - 1
         sequence.stage = Stage.RUNNING
+        sequence.kv = self._memory.view(sequence.blocks)
         copy_into(sequence.kv, tokens)  # when this fails nothing counts as computed, so the prompt is prefilled here
         sequence.computed = tokens
+        self.scheduler.register(sequence)
         self.stats.prompt_tokens_transferred += tokens
 
     def prefill_locally(self, seq_id: int) -> None:
@@ -76,14 +81,14 @@ class EngineCore:
 
     def release(self, kv: SequenceKv) -> None:
         """Frees KV that outlived its sequence (`keep_kv`)."""
-        self._kv.free(kv)
+        self.scheduler.blocks.release(kv.blocks)
 
     # ---- iteration ------------------------------------------------------------------------------------------------
     def step(self) -> tuple[list[Update], bool]:
         """One iteration. Returns the news and whether the model ran (False: wait for a command or a deadline)."""
         updates = self._expire()
         updates += [Update(seq_id=sequence.seq_id, started=True) for sequence in self.scheduler.admit()]
-        plan = self.scheduler.plan()
+        plan = self.scheduler.plan(prefill_room=self._pace.room())
         if plan:
             try:
                 updates += self._run(plan)
@@ -126,14 +131,16 @@ class EngineCore:
             begin += chunk.count
             if chunk.samples:
                 rows.append(begin - 1)
-        logits = self.runner.forward(plan, rows)
+        began = self._clock()
+        logits = self.runner.forward(plan, rows, self._memory)
+        self._learn(plan, self._clock() - began)
         sampled_rows, sequences = [], []
         for chunk, first, count in wanted:
             sequence = chunk.sequence
             self.stats.prompt_tokens_computed += max(
                 0, min(chunk.start + chunk.count, sequence.prompt_len) - chunk.start
             )
-            sequence.computed = chunk.start + chunk.count
+            self.scheduler.computed(chunk)
             prompt_logprobs.collect(chunk, logits[first : first + count])
             if chunk.samples:
                 sampled_rows.append(first + count)
@@ -142,6 +149,11 @@ class EngineCore:
         if not sequences:
             return []
         return self._sample(logits if len(sampled_rows) == len(rows) else logits[sampled_rows], sequences)
+
+    def _learn(self, plan: tuple[Chunk, ...], seconds: float) -> None:
+        prompt_tokens = sum(chunk.count for chunk in plan if chunk.count > 1)
+        decoding = sum(chunk.count == 1 for chunk in plan)
+        self._pace.learn(decoding=decoding, prompt_tokens=prompt_tokens, seconds=seconds)
 
     @torch.inference_mode()
     def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Update]:
@@ -192,7 +204,7 @@ class EngineCore:
     def _end(self, sequence: Sequence, reason: FinishReason, *, message: str | None = None, **news: object) -> Update:
         """Takes the sequence out, and its memory with it unless the KV is to be kept."""
         keep = sequence.request.keep_kv is not None and reason in (FinishReason.STOP, FinishReason.LENGTH)
-        kv = sequence.kv if keep else None
+        kv = sequence.kv if keep else None  # views exist: it has computed its prompt
         self.scheduler.remove(sequence, keep_kv=keep)
         self.stats.finished[reason] = self.stats.finished.get(reason, 0) + 1
         self._measure()
@@ -201,4 +213,5 @@ class EngineCore:
     def _measure(self) -> None:
         self.stats.running = len(self.scheduler.running)
         self.stats.waiting = len(self.scheduler.waiting)
-        self.stats.kv_used_tokens = self._kv.used_tokens
+        self.stats.kv_used_tokens = self.scheduler.blocks.used * BLOCK_TOKENS
+        self.stats.prompt_tokens_reused = self.scheduler.reused_tokens

@@ -1,17 +1,18 @@
-"""The KV memory of the running sequences.
+"""The KV memory: one tensor of blocks for all sequences, and views of it for one sequence.
 
-The scheduler sees only `KvCache`: it reserves all tokens of a sequence at admission, so that nothing can run out of
-memory later, and gives them back at the end. `ContiguousKvCache` keeps one tensor per sequence, with the tokens of a
-head in one piece: attention reads them in order, and a hand-off sends the first n of them without a copy.
+The tokens of a layer stand in a row, [tokens, kv_heads, head_dim]; a block is 16 of them. A sequence's blocks are
+mostly neighbours (see `blocks`), so its KV is one run of the row, or two when it shares its beginning with others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,59 +31,85 @@ class KvLayout:
         return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
 
 
-class SequenceKv:
-    """The KV of one sequence: `data` is [layers, 2 (keys, values), kv_heads, capacity, head_dim].
-
-    The views that attention needs in every step are made once: `both[layer]` is [2, kv_heads, capacity, head_dim],
-    `keys[layer]` and `values[layer]` are [1, kv_heads, capacity, head_dim].
-    """
-
-    __slots__ = ("both", "capacity", "data", "keys", "values")
-
-    def __init__(self, data: Tensor) -> None:
-        self.data = data
-        self.capacity = data.shape[3]
-        self.both = data.unbind(0)
-        self.keys = data[:, 0:1].unbind(0)
-        self.values = data[:, 1:2].unbind(0)
-
-
-class KvCache(Protocol):
-    """What the scheduler needs of a KV memory."""
-
-    @property
-    def capacity_tokens(self) -> int:
-        """Tokens that fit when nothing is in use."""
-
-    @property
-    def used_tokens(self) -> int:
-        """Tokens reserved now."""
-
-    def allocate(self, tokens: int) -> SequenceKv | None:
-        """Reserves room for `tokens`; None when there is not enough just now."""
-
-    def free(self, kv: SequenceKv) -> None:
-        """Gives the room back. `kv` must not be used afterwards."""
-
-
-class ContiguousKvCache:
-    """A `KvCache` with one tensor per sequence, bounded by a number of tokens. Used by the engine thread only."""
+class KvMemory:
+    """The blocks. On the CPU a block becomes resident when it is first written."""
 
     def __init__(self, layout: KvLayout, *, capacity_tokens: int) -> None:
         self.layout = layout
-        self.capacity_tokens = capacity_tokens
-        self.used_tokens = 0
+        self.blocks = blocks_for(capacity_tokens)
+        shape = (layout.layers, 2, self.blocks * BLOCK_TOKENS, layout.kv_heads, layout.head_dim)
+        self.data = torch.empty(shape, dtype=layout.dtype, device=layout.device)
+        self.rows = self.data.unbind(0)
+        """Of each layer: [2 (keys, values), tokens of all blocks, kv_heads, head_dim]."""
 
-    def allocate(self, tokens: int) -> SequenceKv | None:
-        """See `KvCache.allocate`. The memory is not touched: on the CPU it becomes resident as tokens arrive."""
-        if self.used_tokens + tokens > self.capacity_tokens:
-            return None
-        layout = self.layout
-        shape = (layout.layers, 2, layout.kv_heads, tokens, layout.head_dim)
-        kv = SequenceKv(torch.empty(shape, dtype=layout.dtype, device=layout.device))
-        self.used_tokens += tokens
-        return kv
+    def view(self, blocks: Sequence[int]) -> SequenceKv:
+        """The KV of a sequence with these blocks."""
+        return SequenceKv(self, tuple(blocks))
 
-    def free(self, kv: SequenceKv) -> None:
-        """See `KvCache.free`."""
-        self.used_tokens -= kv.capacity
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tokens of a sequence that stand side by side: `count` from `first`, in the memory from `row`.
+
+    `keys[layer]` and `values[layer]` are views of them, [1, kv_heads, count, head_dim].
+    """
+
+    first: int
+    row: int
+    count: int
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+
+class SequenceKv:
+    """Views of one sequence's blocks, made once."""
+
+    __slots__ = ("blocks", "memory", "runs")
+
+    def __init__(self, memory: KvMemory, blocks: tuple[int, ...]) -> None:
+        self.memory = memory
+        self.blocks = blocks
+        self.runs = tuple(_runs(memory, blocks))
+
+    def row(self, token: int) -> int:
+        """Where in the memory a token stands."""
+        block, offset = divmod(token, BLOCK_TOKENS)
+        return self.blocks[block] * BLOCK_TOKENS + offset
+
+    def pieces(self, first: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Tokens first to stop as neighbours in memory: (token, row, count)."""
+        for run in self.runs:
+            begin, end = max(first, run.first), min(stop, run.first + run.count)
+            if begin < end:
+                yield begin, run.row + begin - run.first, end - begin
+
+    def read(self, layer: int, first: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of tokens first to stop, each [1, kv_heads, tokens, head_dim]; views when in one run.
+
+        Measured on a CPU: joining two runs costs less than attending to each and joining the results.
+        """
+        parts = []
+        for run in self.runs:
+            begin, end = max(first - run.first, 0), min(stop - run.first, run.count)
+            if begin < end:
+                keys, values = run.keys[layer], run.values[layer]
+                parts.append((keys.narrow(2, begin, end - begin), values.narrow(2, begin, end - begin)))
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([keys for keys, _ in parts], dim=2), torch.cat([values for _, values in parts], dim=2)
+
+    def write(self, first: int, tokens: Tensor) -> None:
+        """Stores the KV of tokens from `first`; `tokens` is [layers, 2, count, kv_heads, head_dim]."""
+        for token, row, count in self.pieces(first, first + tokens.shape[2]):
+            self.memory.data[:, :, row : row + count] = tokens[:, :, token - first : token - first + count]
+
+
+def _runs(memory: KvMemory, blocks: tuple[int, ...]) -> Iterator[Run]:
+    start = 0
+    for index in range(1, len(blocks) + 1):
+        if index < len(blocks) and blocks[index] == blocks[index - 1] + 1:
+            continue
+        row, count = blocks[start] * BLOCK_TOKENS, (index - start) * BLOCK_TOKENS
+        part = memory.data.narrow(2, row, count).transpose(2, 3)  # [layers, 2, kv_heads, tokens, head_dim]
+        yield Run(start * BLOCK_TOKENS, row, count, part[:, 0:1].unbind(0), part[:, 1:2].unbind(0))
+        start = index

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tandem_serve.engine import attention
-from tandem_serve.engine.kv_cache import SequenceKv
+from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
 from tandem_serve.engine.scheduler import Chunk
 
 
@@ -21,8 +21,8 @@ class ModelRunner:
         self.device = model.device
 
     @torch.inference_mode()
-    def forward(self, plan: tuple[Chunk, ...], rows: list[int]) -> Tensor:
-        """Logits [len(rows), vocabulary] at the places `rows` of the packed row; the chunks' KV is stored.
+    def forward(self, plan: tuple[Chunk, ...], rows: list[int], memory: KvMemory) -> Tensor:
+        """Logits [len(rows), vocabulary] at the places `rows` of the packed row; the chunks' KV is stored in `memory`.
 
         `rows` are indices into the concatenation of all chunks, chunks of one token first. May be empty.
         """
@@ -32,7 +32,7 @@ class ModelRunner:
         for chunk in plan:
             sequence, stop = chunk.sequence, chunk.start + chunk.count
             if sequence.kv is None:
-                raise AssertionError(f"sequence {sequence.seq_id} runs without KV memory")
+                sequence.kv = memory.view(sequence.blocks)
             tokens.extend(sequence.tokens[chunk.start : stop])
             positions.extend(range(chunk.start, stop))
             parts.append((sequence.kv, chunk.start, chunk.count))
@@ -41,7 +41,7 @@ class ModelRunner:
             position_ids=torch.tensor([positions], device=self.device),
             use_cache=False,
             logits_to_keep=torch.tensor(rows, dtype=torch.long, device=self.device),
-            packed=attention.pack(parts, self.device),
+            packed=attention.pack(memory, parts),
         )
         logits: Tensor = output.logits[0]
         return logits

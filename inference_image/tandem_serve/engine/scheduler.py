@@ -1,16 +1,17 @@
 """Which tokens of which sequences go into the next step. Pure: no torch, no clock, no threads.
 
 Iteration-level continuous batching: every step takes one token of each decoding sequence and fills the rest of the
-token budget with prefill chunks in order of arrival. A sequence is admitted only when the KV memory it may ever need
-is free, so a running one never has to be stopped for memory; a sequence that waits blocks those behind it.
+token budget with prefill chunks. A sequence is admitted only when the KV memory it may ever need is free, so a running
+one never has to be stopped for memory; a sequence that waits blocks those behind it. Beginnings of prompts that are in
+memory are not computed again, nor twice at the same time.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
-from tandem_serve.engine.kv_cache import KvCache
+from tandem_serve.engine.blocks import BLOCK_TOKENS, BlockPool, blocks_for
+from tandem_serve.engine.fair_queue import FairQueue
 from tandem_serve.engine.sequence import Sequence, Stage
 
 
@@ -20,6 +21,7 @@ class SchedulerLimits:
 
     max_running: int
     token_budget: int
+    prefix_reuse: bool = True
 
     def __post_init__(self) -> None:
         if self.token_budget < self.max_running:
@@ -39,16 +41,18 @@ class Chunk:
 class Scheduler:
     """Holds the queue and the running sequences; owned by the engine thread."""
 
-    def __init__(self, *, limits: SchedulerLimits, kv: KvCache) -> None:
+    def __init__(self, *, limits: SchedulerLimits, blocks: BlockPool) -> None:
         self.limits = limits
-        self.kv = kv
-        self.waiting: deque[Sequence] = deque()
+        self.blocks = blocks
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []
+        self.reused_tokens = 0
+        """Prompt tokens whose KV was found in memory."""
         self._by_id: dict[int, Sequence] = {}
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence. It must fit into the empty memory (`fits`), or it would block the queue for ever."""
-        self.waiting.append(sequence)
+        """Queues a sequence. It must fit into the empty memory, or it would block the queue for ever."""
+        self.waiting.add(sequence)
         self._by_id[sequence.seq_id] = sequence
 
     def get(self, seq_id: int) -> Sequence | None:
@@ -67,30 +71,46 @@ class Scheduler:
     def admit(self) -> list[Sequence]:
         """Moves sequences from the queue to the running ones, in order, while slots and memory last."""
         admitted = []
-        while self.waiting and len(self.running) < self.limits.max_running:
-            sequence = self.waiting[0]
-            kv = self.kv.allocate(sequence.reserve)
-            if kv is None:
+        while len(self.running) < self.limits.max_running and (sequence := self.waiting.first()) is not None:
+            if not self._place(sequence):
                 break
-            self.waiting.popleft()
-            sequence.kv = kv
+            self.waiting.remove(sequence)
             sequence.stage = Stage.PULLING if sequence.request.remote is not None else Stage.RUNNING
             self.running.append(sequence)
             admitted.append(sequence)
         return admitted
 
-    def plan(self) -> tuple[Chunk, ...]:
-        """The next step: decoding sequences first, then prefill chunks while the budget lasts."""
+    def plan(self, *, prefill_room: int | None = None) -> tuple[Chunk, ...]:
+        """The next step: decoding sequences first, then prefill chunks while the budget lasts.
+
+        `prefill_room` limits the prefill tokens beside decoding sequences. The sequence that came first gets at least
+        half of the room, so none waits for ever; the rest goes to those with the least left, so short prompts need
+        not wait for long ones.
+        """
         ready = [sequence for sequence in self.running if sequence.stage is Stage.RUNNING]
+        for sequence in ready:
+            self._reuse_more(sequence)
         chunks = [Chunk(sequence, sequence.computed, 1, True) for sequence in ready if sequence.remaining == 1]
         room = self.limits.token_budget - len(chunks)
-        for sequence in ready:
-            if sequence.remaining > 1 and room > 0:
-                count = min(sequence.remaining, room)
-                chunks.append(Chunk(sequence, sequence.computed, count, count == sequence.remaining))
-                room -= count
+        if chunks and prefill_room is not None:
+            room = min(room, prefill_room)
+        prefill = [sequence for sequence in ready if sequence.remaining > 1]
+        chunks += self._prefill(prefill, room)
         chunks.sort(key=lambda chunk: chunk.count > 1)  # stable: a prefill chunk of one token joins the single ones
         return tuple(chunks)
+
+    def computed(self, chunk: Chunk) -> None:
+        """The chunk's KV is in memory: from now on others may find its full blocks."""
+        sequence = chunk.sequence
+        sequence.computed = chunk.start + chunk.count
+        self.register(sequence)
+
+    def register(self, sequence: Sequence) -> None:
+        """Makes the full blocks of what is computed known."""
+        if self.limits.prefix_reuse:
+            for index in range(sequence.registered, sequence.computed // BLOCK_TOKENS):
+                self.blocks.register(sequence.blocks[index], sequence.digest(index))
+                sequence.registered = index + 1
 
     def remove(self, sequence: Sequence, *, keep_kv: bool = False) -> None:
         """Takes a sequence out, queued or running, and frees its memory unless the caller takes the KV over."""
@@ -100,6 +120,76 @@ class Scheduler:
         else:
             self.running.remove(sequence)
         sequence.stage = Stage.DONE
-        if sequence.kv is not None and not keep_kv:
-            self.kv.free(sequence.kv)
+        if not keep_kv:
+            self.blocks.release(sequence.blocks)
+            sequence.blocks, sequence.kv = [], None
+
+    def _place(self, sequence: Sequence) -> bool:
+        """Finds memory for all that the sequence may need, the part that is there already included."""
+        found = self._found(sequence, 0)
+        self.blocks.hold(found)
+        new = self.blocks.allocate(blocks_for(sequence.reserve) - len(found))
+        if new is None:
+            self.blocks.release(found)
+            return False
+        sequence.blocks = found + new
+        self._reused(sequence, len(found))
+        return True
+
+    def _found(self, sequence: Sequence, first: int) -> list[int]:
+        """Blocks in memory that continue the sequence's first `first` blocks."""
+        found: list[int] = []
+        if self.limits.prefix_reuse:
+            for index in range(first, sequence.reusable):
+                block = self.blocks.find(sequence.digest(index))
+                if block is None:
+                    break
+                found.append(block)
+        return found
+
+    def _reuse_more(self, sequence: Sequence) -> None:
+        """Blocks that others computed while this sequence waited for its turn replace its own, still empty ones."""
+        first, offset = divmod(sequence.computed, BLOCK_TOKENS)
+        if offset or first >= sequence.reusable:
+            return
+        found = self._found(sequence, first)
+        if found:
+            self.blocks.hold(found)
+            self.blocks.release(sequence.blocks[first : first + len(found)])
+            sequence.blocks[first : first + len(found)] = found
             sequence.kv = None
+            self._reused(sequence, first + len(found))
+
+    def _reused(self, sequence: Sequence, blocks: int) -> None:
+        self.reused_tokens += blocks * BLOCK_TOKENS - sequence.computed
+        sequence.computed = blocks * BLOCK_TOKENS
+        sequence.registered = blocks
+
+    def _prefill(self, sequences: list[Sequence], room: int) -> list[Chunk]:
+        """Shares `room` tokens out: half or more to the first, the rest to those with the least left."""
+        sequences = self._not_twice(sequences)
+        if not sequences or room < 1:
+            return []
+        first, others = sequences[0], sorted(sequences[1:], key=lambda one: one.remaining)
+        kept = min(first.remaining, -(-room // 2))
+        counts = []
+        for sequence in others:
+            counts.append(min(sequence.remaining, room - kept))
+            room -= counts[-1]
+        shares = [(first, min(first.remaining, room)), *zip(others, counts, strict=True)]
+        return [Chunk(one, one.computed, count, count == one.remaining) for one, count in shares if count]
+
+    def _not_twice(self, sequences: list[Sequence]) -> list[Sequence]:
+        """Of sequences whose next block is the same only the first one computes it; the others then find it."""
+        if not self.limits.prefix_reuse:
+            return sequences
+        claimed: set[bytes] = set()
+        chosen = []
+        for sequence in sequences:
+            block = sequence.computed // BLOCK_TOKENS
+            if block < sequence.reusable:
+                if sequence.digest(block) in claimed:
+                    continue
+                claimed.add(sequence.digest(block))
+            chosen.append(sequence)
+        return chosen

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from tandem_serve.engine.kv_cache import ContiguousKvCache, KvLayout
+from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
+from tandem_serve.engine.kv_cache import KvLayout, KvMemory
 from tandem_serve.engine.runner import ModelRunner
 from tandem_serve.engine.scheduler import Chunk
 from tandem_serve.engine.sequence import Sequence
@@ -52,14 +53,15 @@ def _own_logits(model: PreTrainedModel, prompt: list[int]) -> torch.Tensor:
 
 
 def _packed_logits(runner: ModelRunner, layout: KvLayout, prompts: list[list[int]]) -> torch.Tensor:
-    cache = ContiguousKvCache(layout, capacity_tokens=sum(_LENGTHS))
+    blocks = [blocks_for(length) for length in _LENGTHS]
+    memory = KvMemory(layout, capacity_tokens=sum(_LENGTHS) + BLOCK_TOKENS * len(_LENGTHS))
     sequences = []
     for number, prompt in enumerate(prompts):
         request = SequenceRequest(
             seq_id=number, request_id="self-check", prompt=tuple(prompt), sampling=SamplingParams(max_tokens=1)
         )
         sequence = Sequence(request)
-        sequence.kv = cache.allocate(len(prompt))
+        sequence.blocks = list(range(sum(blocks[:number]), sum(blocks[: number + 1])))
         sequences.append(sequence)
     rows = []
     for number, (start, count) in enumerate(_CHUNKS):
@@ -70,5 +72,5 @@ def _packed_logits(runner: ModelRunner, layout: KvLayout, prompts: list[list[int
         for chunk in plan:
             total += chunk.count
             ends.append(total - 1)
-        rows.append(runner.forward(plan, ends))
+        rows.append(runner.forward(plan, ends, memory))
     return torch.stack([rows[2][0], rows[1][1]]).float().cpu()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
+from tandem_serve.engine import blocks
+from tandem_serve.engine.blocks import BLOCK_TOKENS
 from tandem_serve.engine.types import SequenceRequest, TokenLogprob
 
 if TYPE_CHECKING:
@@ -24,20 +26,37 @@ class Sequence:
     """Mutable; only the engine thread touches it.
 
     `tokens` are prompt and generated tokens, `computed` how many of them have their KV in memory. A sequence whose
-    tokens are all but computed gets a new one with the next step: prefill and decode are the same thing.
+    tokens are all but computed gets a new one with the next step: prefill and decode are the same thing. `blocks` are
+    its places in the memory, `kv` the views of them, made when they are needed.
     """
 
-    __slots__ = ("computed", "decoder", "generator", "kv", "prompt_logprobs", "request", "stage", "tokens")
+    __slots__ = (
+        "_digests",
+        "blocks",
+        "computed",
+        "decoder",
+        "generator",
+        "kv",
+        "prompt_logprobs",
+        "registered",
+        "request",
+        "stage",
+        "tokens",
+    )
 
     def __init__(self, request: SequenceRequest, *, decoder: Any = None) -> None:
         self.request = request
         self.tokens = list(request.prompt)
         self.computed = 0
         self.stage = Stage.WAITING
+        self.blocks: list[int] = []
+        self.registered = 0
+        """Leading blocks that others may find."""
         self.kv: SequenceKv | None = None
         self.decoder = decoder
         self.generator: Any = None
         self.prompt_logprobs: list[TokenLogprob | None] = []
+        self._digests: list[bytes] = []
 
     @property
     def seq_id(self) -> int:
@@ -63,3 +82,22 @@ class Sequence:
     def reserve(self) -> int:
         """Tokens of KV memory it may need until its end. The last new token is never fed back."""
         return self.prompt_len + max(self.request.sampling.max_tokens - 1, 0)
+
+    @property
+    def reusable(self) -> int:
+        """Leading blocks whose KV may come from others: all full ones before the last prompt token.
+
+        Not when the prompt's log probabilities are wanted, which take its computation, nor when its KV is fetched.
+        """
+        if self.request.sampling.prompt_logprobs is not None or self.request.remote is not None:
+            return 0
+        return (self.prompt_len - 1) // BLOCK_TOKENS
+
+    def digest(self, index: int) -> bytes:
+        """The name of the full block `index`."""
+        while len(self._digests) <= index:
+            number = len(self._digests)
+            before = self._digests[-1] if number else b""
+            own = self.tokens[number * BLOCK_TOKENS : (number + 1) * BLOCK_TOKENS]
+            self._digests.append(blocks.digest(before, own))
+        return self._digests[index]

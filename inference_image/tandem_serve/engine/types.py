@@ -104,5 +104,6 @@ class EngineStats:
     generated_tokens: int = 0
     prompt_tokens_computed: int = 0
     prompt_tokens_transferred: int = 0
+    prompt_tokens_reused: int = 0
     steps: int = 0
     finished: dict[str, int] = field(default_factory=dict)

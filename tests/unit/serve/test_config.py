@@ -92,6 +92,8 @@ def test_flags_win_over_the_file(config_file: Path) -> None:
     chosen = settings("--config", str(config_file), "--model", "/m", "--served-model-name", "q", "--max-num-seqs", "2")
     assert (chosen.model, chosen.served_name, chosen.max_num_seqs) == ("/m", "q", 2)
     assert settings("--model", "m").max_num_seqs == 16
+    assert settings("--model", "m").prefix_reuse
+    assert not settings("--model", "m", "--disable-prefix-cache").prefix_reuse
     assert settings("--model", "m", "--max-num-seqs", "5").max_num_seqs == 5
 
 
@@ -156,7 +158,6 @@ def test_all_wrong_keys_are_named_at_once(tmp_path: Path) -> None:
         (["--role", "router", "--model", "x"], "'router' is not one of"),
         (["--port", "70000", "--model", "x"], "70000"),
         ([], "--model: no model is named"),
-        (["--model", "x", "--disable-prefix-cache"], "--disable-prefix-cache: this server keeps no prefix cache"),
         (["--model", "x", "--skip-tokenizer-init"], "--skip-tokenizer-init"),
         (["--model", "x", "--config", "/no/config.yml"], "--config = /no/config.yml: there is no such file"),
     ],

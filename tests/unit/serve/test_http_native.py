@@ -124,9 +124,9 @@ async def test_s1_07_never_more_than_the_semaphore_allows_run_at_once(
         seen: list[int] = []
         forward = server.core.engine.runner.forward
 
-        def watched(plan, rows):
+        def watched(plan, *others):
             seen.append(len({chunk.sequence.seq_id for chunk in plan}))
-            return forward(plan, rows)
+            return forward(plan, *others)
 
         monkeypatch.setattr(server.core.engine.runner, "forward", watched)
         answers = await asyncio.gather(*(generate(server, max_new_tokens=20) for _ in range(5)))

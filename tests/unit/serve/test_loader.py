@@ -200,10 +200,7 @@ def test_a_sliding_window_that_no_sequence_reaches_is_no_obstacle(model_dir: Pat
 
 
 def test_a_model_whose_packed_logits_differ_is_refused(model_dir: Path) -> None:
-    with mock.patch(
-        "tandem_serve.engine.attention._attend_singles",
-        lambda query, packed, *_: query[0].transpose(0, 1)[: packed.singles],
-    ):
+    with mock.patch("tandem_serve.engine.attention._single", lambda query, *_: query.unsqueeze(0)):
         assert "its batched logits differ from its own" in refusal(model_dir)
 
 

@@ -16,7 +16,8 @@ from aiohttp import web
 from safetensors.torch import load as safetensors_load
 
 from tandem_serve.backend import build_core
-from tandem_serve.engine.kv_cache import KvLayout, SequenceKv
+from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
+from tandem_serve.engine.kv_cache import KvLayout, KvMemory, SequenceKv
 from tandem_serve.engine.loader import LoadedModel
 from tandem_serve.engine.transfer import wire
 from tandem_serve.engine.transfer.lease import Lease, LeaseStore
@@ -28,12 +29,20 @@ from tests.unit.serve.live import LiveServer, eventually, live_server
 
 LAYOUT = KvLayout(layers=2, kv_heads=2, head_dim=4, dtype=torch.float32, device=torch.device("cpu"))
 WHO = wire.identity(LAYOUT, model_digest="d", rope={"theta": 1.0})
-PROMPT = (5, 6, 7)
+PROMPT = tuple(range(5, 25))  # more than a block
 TEXT = tiny.TEXT * 3
 
 
-def sequence_kv(capacity: int = 5) -> SequenceKv:
-    return SequenceKv(torch.randn(2, 2, 2, capacity, 4))
+def sequence_kv(*blocks: int) -> SequenceKv:
+    """The KV of one sequence in a memory of its own, in two places of it unless `blocks` says otherwise."""
+    memory = KvMemory(LAYOUT, capacity_tokens=3 * BLOCK_TOKENS)
+    memory.data.normal_()
+    return memory.view(blocks or (2, 0))
+
+
+def stored(kv: SequenceKv, tokens: int) -> torch.Tensor:
+    """[layers, 2, tokens, kv_heads, head_dim]."""
+    return torch.cat([kv.memory.data[:, :, row : row + count] for _, row, count in kv.pieces(0, tokens)], dim=2)
 
 
 def message(kv: SequenceKv) -> tuple[bytearray, bytes]:
@@ -51,39 +60,40 @@ def decode(buffer: bytearray, digest: bytes, **changes: Any) -> wire.KvMessage:
 
 
 def test_kv_arrives_as_it_was_sent() -> None:
-    sent, kept = sequence_kv(), sequence_kv(9)
+    sent, kept, other = sequence_kv(), sequence_kv(0, 1), sequence_kv(1, 2)
     got = decode(*message(sent))
-    got.copy_into(kept, 2)
-    assert torch.equal(kept.data[:, :, :, :2], sent.data[:, :, :, :2])
-    assert got.tokens == 3
+    assert got.tokens == 20
+    for taker in (kept, other):
+        got.copy_into(taker, 19)
+        assert torch.equal(stored(taker, 19), stored(sent, 19))
 
 
 def test_safetensors_reads_the_same_bytes() -> None:
     kv = sequence_kv()
     buffer, _ = message(kv)
     tensors = safetensors_load(bytes(buffer[: -wire.TRAILER_BYTES]))
-    assert torch.equal(tensors["1.v"], kv.data[1, 1, :, :3])
+    assert torch.equal(tensors["1.v"], stored(kv, 20)[1, 1])
 
 
 def test_the_pieces_are_views_of_the_memory() -> None:
     kv = sequence_kv()
     first = next(iter(wire.encode(Lease(kv=kv, prompt=PROMPT, expires=0), who=WHO, layout=LAYOUT).planes))
-    kv.data[0, 0, 0, 0, 0] = 42.0
+    kv.memory.data[0, 0, kv.row(0), 0, 0] = 42.0
     assert torch.frombuffer(first, dtype=torch.float32)[0] == 42.0
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"protocol": "tandem-kv/2"}, "protocol"),
+        ({"protocol": "tandem-kv/1"}, "protocol"),
         ({"model_digest": "e"}, "model"),
         ({"dtype": "BF16"}, "dtype"),
         ({"kv_heads": 1}, "layout"),
         ({"layers": 3}, "layout"),
         ({"head_dim": 8}, "layout"),
         ({"rope": "{}"}, "layout"),
-        ({"prompt": (5, 6, 8)}, "prompt"),
-        ({"prompt": (5, 6)}, "prompt"),
+        ({"prompt": (*PROMPT[:-1], 8)}, "prompt"),
+        ({"prompt": PROMPT[:-1]}, "prompt"),
     ],
 )
 def test_kv_of_something_else_is_refused_with_its_reason(changes: dict[str, Any], reason: str) -> None:
@@ -196,7 +206,9 @@ async def test_the_text_is_that_of_one_worker_and_the_prompt_is_not_computed_twi
             "remote_num_tokens",
             "remote_lease_seconds",
         }
-        assert await prefill.metric("vllm:kv_cache_usage_perc") == pytest.approx(tokens / 8192)
+        assert await prefill.metric("vllm:kv_cache_usage_perc") == pytest.approx(
+            blocks_for(tokens) * BLOCK_TOKENS / 8192
+        )
         answer = await decode.complete(TEXT, max_tokens=20, kv_transfer_params=params)
         assert answer.text == expected
         nbytes = tokens * endless.layout.bytes_per_token
@@ -363,7 +375,7 @@ async def test_without_an_offer_a_decode_worker_prefills_and_counts_it(expected:
 async def test_kept_kv_counts_until_it_is_fetched_or_freed(endless: LoadedModel) -> None:
     async with pair(endless, kv_cache_tokens=200) as (prefill, _):
         params = await offer(prefill, list(range(2, 152)))
-        waiting = asyncio.create_task(prefill.complete(list(range(2, 102)), max_tokens=1))
+        waiting = asyncio.create_task(prefill.complete(list(range(102, 202)), max_tokens=1))
         await eventually(lambda: prefill.stats.waiting == 1)
         assert (await prefill.request("DELETE", f"/kv/{params['remote_request_id']}")).status == 204
         assert (await waiting).status == 200

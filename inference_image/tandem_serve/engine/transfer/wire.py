@@ -1,7 +1,7 @@
 """The bytes of a hand-off.
 
 8 bytes little-endian header length, a JSON header in safetensors' layout, the tensors, 32 bytes SHA-256 of all before.
-Tensors are `<layer>.k` and `<layer>.v`, each [kv_heads, tokens, head_dim]. The header's metadata say whose KV this is
+Tensors are `<layer>.k` and `<layer>.v`, each [tokens, kv_heads, head_dim]. The header's metadata say whose KV this is
 (`KvIdentity`) and of which prompt; a receiver takes over nothing that does not match in every point.
 """
 
@@ -19,7 +19,7 @@ import torch
 from tandem_serve.engine.kv_cache import KvLayout, SequenceKv
 from tandem_serve.engine.transfer.lease import KvEncoding, Lease
 
-PROTOCOL = "tandem-kv/1"
+PROTOCOL = "tandem-kv/2"
 TRAILER_BYTES = 32
 MAX_HEADER_BYTES = 1 << 20
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -72,7 +72,7 @@ def expected_bytes(layout: KvLayout, tokens: int) -> int:
 def encode_header(who: KvIdentity, *, prompt: Sequence[int]) -> bytes:
     """Length and header of a hand-off of the whole prompt."""
     tokens = len(prompt)
-    shape = [who.kv_heads, tokens, who.head_dim]
+    shape = [tokens, who.kv_heads, who.head_dim]
     size = who.kv_heads * tokens * who.head_dim * (4 if who.dtype == "F32" else 2)
     metadata = {name: str(value) for name, value in asdict(who).items()}
     metadata |= {"num_tokens": str(tokens), "prompt_digest": prompt_digest(prompt)}
@@ -96,10 +96,11 @@ def encode(lease: Lease, *, who: KvIdentity, layout: KvLayout) -> KvEncoding:
 
 
 def _planes(kv: SequenceKv, tokens: int) -> Iterator[memoryview]:
-    """The bytes, head by head, in the order of the header; on a CPU they are views of the KV itself."""
-    for layer in kv.both:
-        for head in layer.flatten(0, 1).narrow(1, 0, tokens).cpu():
-            yield memoryview(head.reshape(-1).view(torch.uint8).numpy())
+    """The bytes, run by run, in the order of the header; on a CPU they are views of the KV itself."""
+    for layer in kv.memory.rows:
+        for side in layer:
+            for _, row, count in kv.pieces(0, tokens):
+                yield memoryview(side.narrow(0, row, count).cpu().reshape(-1).view(torch.uint8).numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +109,14 @@ class KvMessage:
 
     data: memoryview
     tokens: int
-    dtype: torch.dtype
+    layout: KvLayout
 
     def copy_into(self, kv: SequenceKv, tokens: int) -> None:
         """Copies the first `tokens` tokens of every layer into a sequence's KV."""
-        layers, _, kv_heads, _, head_dim = kv.data.shape
-        flat = torch.frombuffer(self.data, dtype=self.dtype)
-        theirs = flat.view(layers, 2, kv_heads, self.tokens, head_dim)
-        kv.data[:, :, :, :tokens] = theirs[:, :, :, :tokens]
+        layout = self.layout
+        flat = torch.frombuffer(self.data, dtype=layout.dtype)
+        theirs = flat.view(layout.layers, 2, self.tokens, layout.kv_heads, layout.head_dim)
+        kv.write(0, theirs[:, :, :tokens])
 
 
 def decode(buffer: bytearray, *, digest: bytes, want: KvIdentity, layout: KvLayout, prompt: Sequence[int]) -> KvMessage:
@@ -135,7 +136,7 @@ def decode(buffer: bytearray, *, digest: bytes, want: KvIdentity, layout: KvLayo
     data = view[8 + length : -TRAILER_BYTES]
     if len(data) != expected_bytes(layout, len(prompt)):
         raise KvRefusedError("header", f"{len(data)} bytes of tensors, not {expected_bytes(layout, len(prompt))}")
-    return KvMessage(data=data, tokens=len(prompt), dtype=layout.dtype)
+    return KvMessage(data=data, tokens=len(prompt), layout=layout)
 
 
 def _difference(found: bytes, expected: bytes) -> KvRefusedError:

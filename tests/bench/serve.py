@@ -1,0 +1,250 @@
+"""The bundled server against `transformers serve`, one random model of 58 M parameters, in turns in one run.
+
+`TANDEM_BENCH_DTYPES` (default `float32,bfloat16`) and `TANDEM_BENCH_SERVERS` (default: all) choose what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import random
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+WORDS = 32_000
+CLIENTS = {8: 24, 32: 48}
+"""Clients at once, and requests in all."""
+SERVERS = ("tandem", "transformers-continuous", "transformers-sequential")
+DTYPES = ("float32", "bfloat16")
+ROUNDS = 2
+START_SECONDS = 120.0
+SHAPE = {
+    "vocab_size": WORDS,
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 4096,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "tie_word_embeddings": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """One request: a text of so many tokens, and how many new ones it asks for."""
+
+    prompt: str
+    new_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A running server."""
+
+    name: str
+    url: str
+    model: str
+    session: aiohttp.ClientSession
+
+    async def complete(self, load: Load) -> int:
+        """New tokens of one answer."""
+        body = {"model": self.model, "prompt": load.prompt, "max_tokens": load.new_tokens, "temperature": 0}
+        async with self.session.post(f"{self.url}/v1/completions", json=body) as answer:
+            answer.raise_for_status()
+            return int((await answer.json())["usage"]["completion_tokens"])
+
+    async def stream(self, load: Load, times: list[float]) -> None:
+        """Notes when each piece of a stream came."""
+        body = {"model": self.model, "prompt": load.prompt, "max_tokens": load.new_tokens, "temperature": 0}
+        async with self.session.post(f"{self.url}/v1/completions", json=body | {"stream": True}) as answer:
+            answer.raise_for_status()
+            async for line in answer.content:
+                if line.startswith(b"data: {"):
+                    times.append(time.monotonic())
+
+
+def save_model(directory: Path) -> None:
+    """A random Llama whose tokens are words, so that every token is text, and that never ends by itself."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**SHAPE, initializer_range=0.2)).save_pretrained(directory)
+    tokenizer = Tokenizer(models.WordLevel({f"w{number}": number for number in range(WORDS)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(directory)
+
+
+def text(source: random.Random, tokens: int) -> str:
+    """A random prompt."""
+    return " ".join(f"w{source.randrange(WORDS)}" for _ in range(tokens))
+
+
+def loads(seed: int, count: int) -> list[Load]:
+    """Ragged requests: prompts of 16 to 128 tokens, answers of 8 to 64."""
+    source = random.Random(seed)
+    return [Load(prompt=text(source, source.randint(16, 128)), new_tokens=source.randint(8, 64)) for _ in range(count)]
+
+
+def command(name: str, model: Path, dtype: str, port: int) -> list[str]:
+    """How a server is started."""
+    if name == "tandem":
+        limits = ["--max-num-seqs", "32", "--served-model-name", str(model)]
+        return [
+            sys.executable,
+            "-m",
+            "tandem_serve",
+            "--model",
+            str(model),
+            "--dtype",
+            dtype,
+            "--port",
+            str(port),
+            *limits,
+        ]
+    tool = str(Path(sys.executable).parent / "transformers")
+    batching = ["--continuous-batching"] if name == "transformers-continuous" else []
+    return [tool, "serve", str(model), "--dtype", dtype, "--port", str(port), *batching]
+
+
+@contextlib.asynccontextmanager
+async def running(name: str, model: Path, dtype: str) -> AsyncIterator[Server]:
+    """A server process that answers; ended at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (model.parent / f"{name}-{dtype}.log").open("wb")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    process = await asyncio.create_subprocess_exec(
+        *command(name, model, dtype, port), stdout=log, stderr=log, env=environment
+    )
+    timeout = aiohttp.ClientTimeout(total=None)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+            server = Server(name=name, url=f"http://127.0.0.1:{port}", model=str(model), session=session)
+            await _until_it_answers(server, process)
+            yield server
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        log.close()
+
+
+async def _until_it_answers(server: Server, process: asyncio.subprocess.Process) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.returncode is None:
+        with contextlib.suppress(aiohttp.ClientError):
+            await server.complete(Load(prompt="w1 w2 w3", new_tokens=2))
+            return
+        await asyncio.sleep(0.2)
+    raise RuntimeError(f"{server.name} did not start")
+
+
+async def throughput(server: Server, *, clients: int, seed: int) -> float:
+    """New tokens per second of all clients together; each sends its next request when it has its answer."""
+    todo = iter(loads(seed, CLIENTS[clients]))
+    tokens = 0
+
+    async def client() -> None:
+        nonlocal tokens
+        for load in todo:
+            tokens += await server.complete(load)
+
+    began = time.monotonic()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return tokens / (time.monotonic() - began)
+
+
+async def interference(server: Server) -> dict[str, float]:
+    """Milliseconds between the tokens of four streams while three prompts of 2,000 tokens arrive."""
+    source = random.Random(1)
+    streams: list[list[float]] = [[] for _ in range(4)]
+    tasks = [
+        asyncio.create_task(server.stream(Load(prompt=text(source, 32), new_tokens=200), times)) for times in streams
+    ]
+    while min(len(times) for times in streams) < 5:  # noqa: ASYNC110  (nothing tells of it)
+        await asyncio.sleep(0.02)
+    began = time.monotonic()
+    for _ in range(3):
+        await server.complete(Load(prompt=text(source, 2000), new_tokens=1))
+    ended = time.monotonic()
+    await asyncio.gather(*tasks)
+    pairs = [pair for times in streams for pair in itertools.pairwise(times)]
+    gaps = {
+        "quiet": [late - early for early, late in pairs if early > ended],
+        "beside": [late - early for early, late in pairs if began < late <= ended],
+    }
+    result = {"long_prompt_ms": round((ended - began) / 3 * 1000)}
+    for name, values in gaps.items():
+        if len(values) > 1:
+            cuts = statistics.quantiles(values, n=100)
+            result |= {f"tpot_{name}_p50_ms": round(cuts[49] * 1000), f"tpot_{name}_p99_ms": round(cuts[98] * 1000)}
+    return result
+
+
+async def prefix(server: Server) -> dict[str, float]:
+    """Milliseconds to the first token of a prompt whose first 1,500 tokens are new, and of one where they are not."""
+    source = random.Random(2)
+    first, again = [], []
+    for _ in range(2):
+        shared = text(source, 1500)
+        for kept in (first, again):
+            began = time.monotonic()
+            await server.complete(Load(prompt=f"{shared} {text(source, 8)}", new_tokens=1))
+            kept.append(time.monotonic() - began)
+    return {"first_ms": round(min(first) * 1000), "again_ms": round(min(again) * 1000)}
+
+
+async def measure(model: Path, dtype: str, names: list[str]) -> dict[str, Any]:
+    """All figures of one number format. The servers stand side by side; one works at a time."""
+    result: dict[str, Any] = {name: {} for name in names}
+    async with contextlib.AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(running(name, model, dtype)) for name in names]
+        for number in range(ROUNDS):
+            for clients in CLIENTS:
+                for server in servers:
+                    if server.name == "transformers-sequential" and (number or clients > 8):
+                        continue  # one at a time is one at a time, whoever waits
+                    rate = await throughput(server, clients=clients, seed=number)
+                    result[server.name].setdefault(f"tokens_per_s_{clients}", []).append(round(rate, 1))
+        for server in servers:
+            if server.name == "tandem":
+                result[server.name] |= {"prefix": await prefix(server), "long_prompts": await interference(server)}
+    return result
+
+
+def chosen(variable: str, known: tuple[str, ...]) -> list[str]:
+    """What an environment variable names, in our order; all when it is not set."""
+    wanted = os.environ.get(variable)
+    return [name for name in known if wanted is None or name in wanted.split(",")]
+
+
+def main() -> None:
+    """Prints the figures as one line of JSON."""
+    names = chosen("TANDEM_BENCH_SERVERS", SERVERS)
+    with tempfile.TemporaryDirectory() as directory:
+        model = Path(directory) / "model"
+        save_model(model)
+        result = {dtype: asyncio.run(measure(model, dtype, names)) for dtype in chosen("TANDEM_BENCH_DTYPES", DTYPES)}
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()
