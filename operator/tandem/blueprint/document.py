@@ -18,6 +18,7 @@ MAX_CHARACTERS = 4 * 1024 * 1024
 MAX_INDEX_CHARACTERS = 32 * 1024 * 1024
 MAX_DEPTH = 64
 _MAX_NUMBER = 2**63
+_BESIDE = ("schema_version", "fingerprint", "sizing")  # what `tandem blueprint show -o json` writes beside the facts
 _DECLARED = ("max_seq_len", "total_params", "weight_bytes", "kv_bytes_per_token")
 
 
@@ -61,7 +62,7 @@ def from_dict(document: Mapping[str, object], *, place: str = "") -> Blueprint:
     if version != SCHEMA_VERSION:
         fix = f"Write {SCHEMA_VERSION}."
         raise refuse(f"{place}schema_version", version, "this version of the form is not known here", fix)
-    values = {key: value for key, value in document.items() if key != "schema_version"}
+    values = {key: value for key, value in document.items() if key not in _BESIDE}
     known = {field.name for field in dataclasses.fields(Blueprint)}
     if unknown := sorted(set(values) - known):
         fix = f"Known are {', '.join(sorted(known))}."

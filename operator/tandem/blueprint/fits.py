@@ -64,7 +64,7 @@ class Verdict:
             f"weights {gib(self.parts.weights)}, KV cache {gib(self.parts.kv)}, "
             f"activation {gib(self.parts.activation)}, runtime {gib(self.parts.reserve)}"
         )
-        told = f"{word}: needs {gib(self.needed)} of {gib(self.available)} per worker process ({parts})"
+        told = f"{word}: needs {gib(self.needed)} of {gib(self.available)} ({parts})"
         return "; ".join((told, *(str(problem) for problem in self.problems)))
 
 

@@ -36,6 +36,10 @@ COMMANDS: Mapping[str, Entry] = {
     "explain": Entry("tandem.cli.explain", "Show each engine parameter with the source of its value."),
     "validate": Entry("tandem.cli.validate", "Check a file; exit 1 with path and reason for every problem."),
     "diff": Entry("tandem.cli.diff", "Compare a file with what the cluster holds; exit 1 on a difference."),
+    "blueprint": Entry("tandem.cli.blueprint", "Show what a model is, and what it needs, before it is deployed."),
+    "fit": Entry(
+        "tandem.cli.fit", "Say whether a deployment fits into memory, with the numbers; exit 1 when it does not."
+    ),
     "generator": Entry("tandem.cli.generator", "Flags and files of a backend from one input file."),
     "schema": Entry("tandem.cli.schema", "List every parameter with type, bounds, default and flag per backend."),
     "crds": Entry("tandem.cli.crds", "Print the CustomResourceDefinitions."),

@@ -1,0 +1,152 @@
+"""`tandem blueprint`: what a model is, from its config.json alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from tandem.blueprint.counts import sequence_bytes, weight_bytes
+from tandem.blueprint.document import fingerprint, to_dict
+from tandem.blueprint.fits import GIB, Room, gib, judge
+from tandem.blueprint.formats import PLAIN_BYTES, known, plain
+from tandem.blueprint.gpus import GPUS
+from tandem.blueprint.memory import Load
+from tandem.blueprint.model import Blueprint
+from tandem.blueprint.split import tensor_parallel
+from tandem.cli.model_files import read_blueprint
+
+_SIZES = (1, 2, 4, 8, 16)
+_CARD_FORMATS = ("bfloat16", "fp8", "nvfp4", "awq", "gguf-q4_k")
+
+
+@click.group(
+    "blueprint",
+    short_help="Show what a model is, and what it needs, before it is deployed.",
+    epilog="Example: tandem blueprint show ./models/qwen",
+)
+def command() -> None:
+    """Shows what a model is, from its config.json: dimensions, exact counts, bytes, and what it fits on."""
+
+
+@command.command(
+    "show",
+    short_help="Print a model's card.",
+    epilog="Example: tandem blueprint show ./models/qwen --batch 8 --length 8192",
+)
+@click.argument("model", metavar="PATH|FILE|REPO")
+@click.option("--revision", default="main", show_default=True, help="Revision of a repository.")
+@click.option("--batch", type=click.IntRange(1, 1_048_576), default=1, show_default=True, help="Sequences at once.")
+@click.option(
+    "--length", type=click.IntRange(1, 134_217_728), help="Tokens of each; default: the longest, at most 8192."
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def show(*, model: str, revision: str, batch: int, length: int | None, output: str) -> None:
+    """Prints dimensions, parameter counts, bytes of weights per number format, KV cache, and which GPUs it fits on.
+
+    PATH is a directory with a config.json (and the index of its safetensors files, whose bytes are then taken), FILE a
+    config.json, a blueprint written with -o json, or one that declares its numbers, REPO a repository of the hub.
+    Nothing is allocated, and only REPO needs the network.
+    """
+    blueprint = read_blueprint(model, revision=revision)
+    load = _load(blueprint, batch, length)
+    if output == "json":
+        click.echo(json.dumps(_document(blueprint, load), indent=2))
+    else:
+        click.echo("\n".join(_card(blueprint, load)))
+
+
+def _load(blueprint: Blueprint, batch: int, length: int | None) -> Load:
+    size = PLAIN_BYTES.get(blueprint.dtype or "", 2)
+    tokens = length or min(blueprint.max_seq_len or 8192, 8192)
+    return Load(batch=batch, length=tokens, step=min(8192, batch * tokens), kv_bytes=size, value_bytes=size)
+
+
+def _document(blueprint: Blueprint, load: Load) -> dict[str, Any]:
+    asked = {"batch": load.batch, "length": load.length}
+    sizing = {"bytes_per_format": _per_format(blueprint), "asked": asked, "gpus": _gpus(blueprint, load)}
+    return {**to_dict(blueprint), "fingerprint": fingerprint(blueprint), "sizing": sizing}
+
+
+def _per_format(blueprint: Blueprint) -> Mapping[str, int]:
+    structure = blueprint.structure
+    if structure is None:
+        return {}
+    number = plain(blueprint.dtype or "bfloat16")
+    # A plain format is for everything, a quantised one for matrices.
+    return {
+        name: weight_bytes(structure, form) if name in PLAIN_BYTES else weight_bytes(structure, number, form)
+        for name, form in known().items()
+    }
+
+
+def _gpus(blueprint: Blueprint, load: Load) -> dict[str, int | None]:
+    """For each GPU the least number that the model fits on by tensor parallelism, None when none of the usual does."""
+
+    def fits(memory: int, size: int) -> bool:
+        return judge(blueprint, load, tensor_parallel(size), Room(memory=memory)).fits
+
+    return {name: next((size for size in _SIZES if fits(memory, size)), None) for name, memory in GPUS.items()}
+
+
+def _card(blueprint: Blueprint, load: Load) -> Iterator[str]:
+    yield f"{blueprint.architecture or 'declared'}  {blueprint.digest[:12]}"
+    yield from (_line(name, text) for name, text in _facts(blueprint, load) if text)
+    counts: dict[int, list[str]] = {}
+    for name, count in _gpus(blueprint, load).items():
+        if count is not None:
+            counts.setdefault(count, []).append(name)
+    asked = f"batch {load.batch} × {load.length:,}"
+    for count in sorted(counts):
+        yield _line(asked, f"fits on {count} × {', '.join(counts[count])}")
+        asked = ""
+    if not counts:
+        yield _line(asked, "fits on none of the GPUs that are known here")
+
+
+def _facts(blueprint: Blueprint, load: Load) -> Iterator[tuple[str, str]]:
+    dims = blueprint.dims
+    if dims is not None:
+        heads = f", {dims.heads} heads × {dims.head_dim}" if dims.heads else ""
+        kv = (
+            f" ({dims.kv_heads} KV)" if dims.kv_heads else f" (latent {dims.kv_lora_rank})" if dims.kv_lora_rank else ""
+        )
+        yield "layers", f"{dims.layers}, hidden {dims.hidden_size}{heads}{kv}"
+        if dims.experts:
+            used = f"{dims.experts_per_token} per token × {dims.expert_intermediate_size}"
+            yield "experts", f"{dims.experts}, {used}"
+        yield "window", f"{dims.window} tokens in some layers" if dims.window else ""
+    yield "vocabulary", f"{blueprint.vocab_size:,}" if blueprint.vocab_size else ""
+    yield "longest", f"{blueprint.max_seq_len:,} tokens" if blueprint.max_seq_len else ""
+    yield "parameters", _parameters(blueprint)
+    yield "weights", _weights(blueprint)
+    others = _per_format(blueprint)
+    yield "as", ", ".join(f"{name} {gib(others[name])}" for name in _CARD_FORMATS if name in others)
+    if blueprint.kv_bytes_per_token is not None:
+        thousand = blueprint.kv_bytes_per_token * 1000 / 2**20
+        yield "KV cache", f"{blueprint.kv_bytes_per_token:,} bytes per token, {thousand:.1f} MiB per 1,000 tokens"
+    if blueprint.structure is not None:
+        one = sequence_bytes(blueprint.structure, load.length, load.kv_bytes, block=load.block)
+        yield "", f"{one / GIB:.2f} GiB for one sequence of {load.length:,} tokens"
+
+
+def _parameters(blueprint: Blueprint) -> str:
+    if blueprint.total_params is None:
+        return ""
+    active = blueprint.active_params
+    used = f", {active:,} per token" if active is not None and active != blueprint.total_params else ""
+    return f"{blueprint.total_params:,}{used}"
+
+
+def _weights(blueprint: Blueprint) -> str:
+    if blueprint.weight_bytes is None:
+        return ""
+    form = blueprint.quantisation.method if blueprint.quantisation else blueprint.dtype
+    origin = {"config": "", "index": ", from the files", "declared": ", declared"}[blueprint.weights_from]
+    return f"{blueprint.weight_bytes:,} bytes ({gib(blueprint.weight_bytes)}) as {form or 'they are'}{origin}"
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:<16}{text}"

@@ -1,0 +1,109 @@
+"""A model's blueprint from its files: a directory, a config.json, a written blueprint, or a repository of the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tandem.api import patterns
+from tandem.api.problems import Problem, Refused, refuse
+from tandem.blueprint.config import from_config
+from tandem.blueprint.document import MAX_CHARACTERS, MAX_INDEX_CHARACTERS, from_dict, parse_json
+from tandem.blueprint.index import Index, read_index
+
+if TYPE_CHECKING:
+    from tandem.blueprint.model import Blueprint
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_LONGEST_HEADER = 100_000_000  # the format's own limit
+
+
+def read_blueprint(source: str, *, revision: str = "main") -> Blueprint:
+    """The blueprint of a path or `owner/name`; raises `Refused`."""
+    path = Path(source)
+    if path.is_dir():
+        return _of_directory(path)
+    if path.exists():
+        return of_text(_text(path, MAX_CHARACTERS), str(path))
+    if re.search(patterns.REPOSITORY.regex, source) and "/" in source:
+        return _of_repository(source, revision)
+    fix = f"Name a directory with a {CONFIG}, such a file, or a repository as owner/name."
+    raise refuse(source, None, "there is no such file or directory", fix)
+
+
+def of_text(text: str, name: str, *, index: Index | None = None) -> Blueprint:
+    """The blueprint of a config.json's text, or of a blueprint that was written or declared."""
+    document = parse_json(text, name)
+    if "schema_version" in document:
+        return from_dict(document, place=f"{name}: ")
+    return from_config(document, place=f"{name}: ", index=index)
+
+
+def _of_directory(path: Path) -> Blueprint:
+    config = path / CONFIG
+    if not config.is_file():
+        fix = f"Name the directory that holds the model's {CONFIG}."
+        raise refuse(str(config), None, "the file does not exist", fix)
+    return of_text(_text(config, MAX_CHARACTERS), str(config), index=_index(path))
+
+
+def _index(path: Path) -> Index | None:
+    index, single = path / INDEX, path / _SINGLE
+    if index.is_file():
+        document = parse_json(_text(index, MAX_INDEX_CHARACTERS), str(index), limit=MAX_INDEX_CHARACTERS)
+        held = {file.name: file.stat().st_size for file in path.glob("*.safetensors")}
+        # Without any weights beside it, the index alone was copied.
+        return read_index(document, place=f"{index}: ", sizes=held or None)
+    return _single(single) if single.is_file() else None
+
+
+def _single(path: Path) -> Index:
+    """A file without an index: what stands behind its header."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if not 2 <= header <= min(_LONGEST_HEADER, size - 8):
+        raise refuse(str(path), f"{size} bytes", "this is no safetensors file", "Download it again.")
+    return Index(size - 8 - header, (path.name,), 1)
+
+
+def _of_repository(repository: str, revision: str) -> Blueprint:
+    """Its config.json and index, from the hub's cache on this machine or from the hub."""
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        reason = "reading a repository needs the package huggingface_hub, which is not installed"
+        raise refuse(repository, None, reason, "Install tandem-operator[serve], or give a path.") from None
+    try:
+        config = Path(hf_hub_download(repository, CONFIG, revision=revision))
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        fix = "Check name, revision, access token (HF_TOKEN) and network, or give a path."
+        raise refuse(repository, revision, f"its {CONFIG} cannot be had: {said}", fix) from None
+    return of_text(_text(config, MAX_CHARACTERS), f"{repository}: {CONFIG}")
+
+
+def _text(path: Path, limit: int) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if len(data) > limit:
+        raise refuse(str(path), None, "the file is too large", f"Give a file of at most {limit // 2**20} MiB.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise refuse(f"{path}:{line}", None, "this is no text in UTF-8", "Save it as UTF-8.") from None
+
+
+def _unreadable(path: Path, error: OSError) -> Refused:
+    reason = f"it cannot be read: {error.strerror}"
+    return Refused((Problem(str(path), "", reason, "Give a file that you may read."),))

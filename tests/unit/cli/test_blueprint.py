@@ -1,0 +1,166 @@
+"""blueprint and fit: a model's card, the verdict on a deployment, and facts that reach what is rendered."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tandem.cli.app import run
+from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN
+
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
+LLAMA = GOLDEN[0].config()
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Writes a model's directory."""
+
+    def written(config=LLAMA, **files):
+        directory = tmp_path / "model"
+        directory.mkdir(exist_ok=True)
+        (directory / "config.json").write_text(json.dumps(config))
+        for name, content in files.items():
+            (directory / name).write_bytes(content)
+        return str(directory)
+
+    return written
+
+
+def deployment(tmp_path, backend="vllm", parameters=None, limits=None):
+    spec = {"model": {"pvc": {"claimName": "m"}}, "backend": backend, "parameters": parameters or {}}
+    spec["roles"] = {"agg": {"resources": {"limits": limits or {}}}}
+    document = {"apiVersion": "tandem.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "one"}}
+    path = tmp_path / "deployment.yaml"
+    path.write_text(yaml.safe_dump({**document, "spec": spec}))
+    return str(path)
+
+
+def test_the_card_of_a_directory(model, capsys):
+    assert run(["blueprint", "show", model()]) == 0
+    shown = capsys.readouterr().out
+
+    assert "8,030,261,248" in shown
+    assert "16,060,522,496 bytes (14.96 GiB) as bfloat16" in shown
+    assert "131,072 bytes per token" in shown
+    assert "1 × " in shown
+
+
+def test_the_card_as_json_is_a_blueprint_with_its_sizes(model, capsys, tmp_path):
+    assert run(["blueprint", "show", model(DEEPSEEK_V3), "-o", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+
+    assert document["total_params"] == 671_026_419_200
+    assert document["sizing"]["bytes_per_format"]["bfloat16"] > document["weight_bytes"]
+    assert document["sizing"]["gpus"]["H200-141GB"] == 8
+    assert document["sizing"]["gpus"]["T4-16GB"] is None
+
+    again = tmp_path / "again.json"
+    again.write_text(json.dumps(document))
+    assert run(["blueprint", "show", str(again), "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == document
+
+
+def test_numbers_that_somebody_declares_are_shown(tmp_path, capsys):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"schema_version": 1, "architecture": "mine", "weight_bytes": 2**31}))
+
+    assert run(["blueprint", "show", str(path)]) == 0
+    assert "2,147,483,648 bytes (2.00 GiB) as they are, declared" in capsys.readouterr().out
+
+
+def test_the_bytes_of_a_file_without_an_index_are_counted(model, capsys):
+    size = 2 * 8_030_261_248
+    header = b"{}" + b" " * 6
+    directory = model()
+    with Path(directory, "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)  # a hole: no bytes on the disk
+
+    assert run(["blueprint", "show", directory]) == 0
+    assert f"{size:,} bytes (14.96 GiB) as bfloat16, from the files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"model.safetensors": b"x" * 20}, "this is no safetensors file"),
+        ({"model.safetensors.index.json": b"{}"}, "metadata.total_size: a whole number above 0 is needed here"),
+        ({"model.safetensors.index.json": b"{"}, "malformed JSON"),
+        ({"config.json": b'{"model_type": "llama"'}, "config.json:1:"),
+        ({"config.json": b"\xff\xfe"}, "this is no text in UTF-8"),
+        ({"config.json": b'{"model_type": "llma"}'}, "Did you mean llama?"),
+    ],
+    ids=str,
+)
+def test_wrong_files_are_located(model, capsys, files, said):
+    directory = model(**files)
+
+    assert run(["blueprint", "show", directory]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert directory in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["blueprint", "show", "/nowhere"], "there is no such file or directory"),
+        (["blueprint", "show", "."], "config.json: the file does not exist"),
+        (["fit", "-f", str(EXAMPLES / "torch-agg.yaml")], "--blueprint: the model's files are not known"),
+    ],
+    ids=str,
+)
+def test_what_is_not_there_is_told(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert run(arguments) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_deployment_that_fits(model, tmp_path, capsys):
+    file = deployment(tmp_path, parameters={"maxBatchSize": 8, "maxSeqLen": 8192})
+
+    assert run(["fit", "-f", file, "--blueprint", model(), "--gpu", "H100-80GB"]) == 0
+    assert "one agg: batch 8 × 8192 tokens on 1 GPU: fits: needs" in capsys.readouterr().out
+
+
+def test_a_deployment_that_does_not_fit_says_what_would(model, tmp_path, capsys):
+    file = deployment(tmp_path, parameters={"maxBatchSize": 48, "maxSeqLen": 16384})
+
+    assert run(["fit", "-f", file, "--blueprint", model(), "--gpu", "H100-80GB", "-o", "json"]) == 1
+    (role,) = json.loads(capsys.readouterr().out)["roles"]
+
+    assert not role["fits"]
+    assert role["needed"] == sum(role["parts"].values()) > role["available"]
+    assert {"maxBatchSize", "kvCacheDtype", "tensorParallelSize"} <= {each["parameter"] for each in role["changes"]}
+
+
+def test_without_a_gpu_the_memory_limit_counts(model, tmp_path, capsys):
+    arguments = ["--blueprint", model()]
+    roomy = deployment(tmp_path, "torch", {"maxSeqLen": 4096, "maxBatchSize": 1}, {"memory": "24Gi"})
+    assert run(["fit", "-f", roomy, *arguments]) == 0
+
+    tight = deployment(tmp_path, "torch", {"maxSeqLen": 4096, "maxBatchSize": 1}, {"memory": "8Gi"})
+    assert run(["fit", "-f", tight, *arguments]) == 1
+    capsys.readouterr()
+
+    none = deployment(tmp_path, "torch")
+    assert run(["fit", "-f", none, *arguments]) == 1
+    assert "spec.roles.agg.resources.limits.memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--gpu", "H100"], "more than one GPU has this name"),
+        (["--gpu", "X1"], "this GPU is not known"),
+        (["--gpu-memory", "much"], "this is no amount of memory"),
+        (["--gpu-memory", "0"], "this is no amount of memory"),
+    ],
+    ids=str,
+)
+def test_a_gpu_that_is_none_is_refused(model, tmp_path, capsys, option, said):
+    assert run(["fit", "-f", deployment(tmp_path), "--blueprint", model(), *option]) == 1
+    assert said in capsys.readouterr().err
