@@ -110,8 +110,6 @@ def role_views(situation: Situation, previous: Mapping[str, Any], now: datetime)
     return views
 
 
-def _is_complete(current: Sequence[Workload], older: Sequence[Workload], declared: int) -> bool:
-    return (
 def _cause_of_replaced_pods(
     situation: Situation, previous: Mapping[str, Any], current: Sequence[Workload]
 ) -> Cause | None:
@@ -137,6 +135,8 @@ def _counted(situation: Situation, role: str) -> dict[str, str]:
     return {**selector, **names.LEADERS} if spans else selector
 
 
+def _is_complete(current: Sequence[Workload], older: Sequence[Workload], declared: int) -> bool:
+    return (
         bool(current)
         and not any(workload.present for workload in older)
         and all(workload.is_complete and workload.replicas == declared for workload in current)
