@@ -19,6 +19,7 @@ from tandem.api.problems import Problem, Scalar, raw_of, shorten
 from tandem.api.quantity import meant
 from tandem.api.yaml_in import dotted
 
+MAX_KNOWN = 16
 _NO_HINTS: Mapping[str, str] = {}
 _SECRETS = ("token", "password", "secret", "apikey", "credential")
 _QUANTITY_FIX = "Write a number with a unit, like 2, 500m or 4Gi."
@@ -135,10 +136,10 @@ def _right_name(name: str, value: object, parent: Location, model: type[BaseMode
     found = near(name, known)
     if simplified(name) in map(simplified, known):
         return f"Did you mean {found}?"
-    if hint is not None and parent and parent[-1] == "parameters":
-        return f"Write {hint}."
     if (instead := _instead(here, name, value)) is not None:
         return instead
+    if hint is not None and parent and parent[-1] == "parameters":
+        return f"Write {hint}."
     if elsewhere := list(_places_of(name, model, ())):
         return f"It belongs below {' or '.join(elsewhere[:3])}."
     if parent[:1] == ("spec",) and (template := _template_of(parent)) and (place := place_of(name)) is not None:
@@ -146,7 +147,11 @@ def _right_name(name: str, value: object, parent: Location, model: type[BaseMode
         return f"Put it below {template}.{place}{which}."
     if found is not None:
         return f"Did you mean {found}?"
-    return f"Known here: {', '.join(known)}." if hint is None else f"Write {hint} below parameters."
+    if hint is not None:
+        return f"Write {hint} below parameters."
+    if len(known) > MAX_KNOWN:
+        return f"kubectl explain {model.__name__.lower()}.{dotted(parent)} lists what there is."
+    return f"Known here: {', '.join(known)}."
 
 
 def _instead(here: type[BaseModel] | None, name: str, value: object) -> str | None:

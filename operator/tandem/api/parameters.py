@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from tandem.api import patterns
 from tandem.api.base import ApiModel
@@ -14,10 +16,24 @@ Tokens = Annotated[int, Field(ge=1, le=134_217_728)]
 ParallelSize = Annotated[int, Field(ge=1, le=4096)]
 Word = Annotated[str, Field(min_length=1, max_length=64, pattern=patterns.WORD.regex)]
 KvCacheDtype = Literal["auto", "float16", "bfloat16", "float32", "fp8", "fp8_e4m3", "fp8_e5m2", "int8"]
+# What people call some of them.
+SHORT_NAMES: Mapping[str, str] = {
+    "tp": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "dp": "data_parallel_size",
+    "moe_tp": "moe_tensor_parallel_size",
+    "moe_ep": "moe_expert_parallel_size",
+    "bs": "max_batch_size",
+}
 
 
 class EngineParameters(ApiModel):
     """Engine parameters by their unified names; one that a backend cannot honour is refused."""
+
+    not_fields: ClassVar = {
+        **{short.replace("_", ""): f"Write {to_camel(name)}." for short, name in SHORT_NAMES.items()},
+        "dtype": "Give it in extraArgs: [--dtype, bfloat16].",
+    }
 
     tensor_parallel_size: ParallelSize | None = Field(None, description="GPUs that share each layer of one worker.")
     pipeline_parallel_size: ParallelSize | None = Field(

@@ -111,7 +111,7 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except click.ClickException as error:
         if as_json:
-            tell([Problem("arguments", "", error.format_message(), "See tandem --help.")], as_json=True)
+            tell([_usage_problem(error)], as_json=True)
         else:
             error.show()
         return error.exit_code
@@ -142,6 +142,17 @@ def tell(problems: Sequence[Problem], *, as_json: bool) -> None:
         click.echo(f"error: {' '.join(str(problem).splitlines())}", err=True)
     if len(problems) > MAX_LINES:
         click.echo(f"error: and {len(problems) - MAX_LINES} more", err=True)
+
+
+def _usage_problem(error: click.ClickException) -> Problem:
+    """What click refuses, at the option that is meant."""
+    option, reason = "arguments", error.format_message()
+    if isinstance(error, click.NoSuchOption):
+        option = error.option_name
+    elif isinstance(error, click.BadParameter) and error.param is not None:
+        option, reason = max(error.param.opts, key=len), error.message or reason
+    context = getattr(error, "ctx", None)
+    return Problem(option, "", reason, f"See {context.command_path if context else 'tandem'} --help.")
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:

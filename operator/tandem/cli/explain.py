@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,16 +15,18 @@ from pydantic.alias_generators import to_camel
 
 from tandem.api.deployment import Backend, Limits, Mode, ModelDeployment
 from tandem.api.mistakes import simplified
-from tandem.api.parameters import EngineParameters
+from tandem.api.parameters import SHORT_NAMES, EngineParameters
 from tandem.api.problems import Refused, refuse
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.portability import Asked, portability_text
-from tandem.cli.source import deployments_in, file_option
+from tandem.cli.source import check_directories, deployments_in, engine_hints, file_option
+from tandem.cli.texts import told_at
 from tandem.generator.counterfactual import without
 from tandem.manifests import Build, Cluster, RuleHit, build
 from tandem.rendering.mapping import Entry, MappingTable
 
 _HEADINGS = ("DEPLOYMENT", "ROLE", "PARAMETER", "VALUE", "SOURCE", "FROM", "DEFAULT", "ARGUMENTS")
+_GIVEN = ("user", "parameters", "limits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,7 @@ class _Explained:
 @file_option("File with one or more ModelDeployments", required=False)
 @click.argument("argument", metavar="[PARAM]", required=False)
 @click.option("--parameter", metavar="PARAM", help="The same as PARAM.")
+@click.option("--all", "every", is_flag=True, help="Also what nobody gave a value, so that the engine decides.")
 @click.option(
     "--backend", type=click.Choice(get_args(Backend)), help="Tell what becomes of parameters on this backend."
 )
@@ -91,6 +93,7 @@ def command(
     file: Path | None,
     argument: str | None,
     parameter: str | None,
+    every: bool,
     backend: str | None,
     backend_version: str | None,
     mode: Mode | None,
@@ -106,7 +109,8 @@ def command(
     With --backend: every parameter, or those that the file gives, with what becomes of it there (mapped, limited to
     some values, approximated, refused).
 
-    Long values are cut in the table; -o json and -o yaml have all of them.
+    The table has first what was given, then what follows from it; what the engine decides only with --all or PARAM.
+    Long values are cut in it; -o json and -o yaml have everything.
 
     With -o json, problems are told on stderr as {"problems": [{path, value, reason, fix}]}; the exit code is 1.
     """
@@ -114,7 +118,7 @@ def command(
     if backend is not None:
         deployments = [] if file is None else [found for found, _ in deployments_in(file, facts.library)]
         asked = Asked(backend, backend_version, mode or "disagg")
-        with _told_at_options():
+        with told_at({"spec.backend": "--backend", "spec.backendVersion": "--backend-version"}):
             click.echo(portability_text(facts.library, asked, deployments, output), nl=False)
         return
     if file is None:
@@ -122,37 +126,32 @@ def command(
     if backend_version is not None or mode is not None:
         raise click.UsageError("--backend-version and --mode need --backend")
     wanted = parameter or argument
-    name = None if wanted is None else _known(wanted)
+    name = None if wanted is None else _known(wanted, engine_hints(facts.library))
     explained = []
     for deployment, source in deployments_in(file, facts.library):
         with source.locating():
+            check_directories(deployment, facts)
             explained.append(_explain(deployment, facts, name))
     if output == "table":
-        click.echo(_table(explained))
+        click.echo(_table(explained, every=every or name is not None))
     elif output == "json":
         click.echo(json.dumps(_document(explained), indent=2))
     else:
         click.echo(yaml.safe_dump(_document(explained), sort_keys=False), nl=False)
 
 
-@contextmanager
-def _told_at_options() -> Iterator[None]:
-    """What is refused of the backend that the options name, at these."""
-    options = {"spec.backend": "--backend", "spec.backendVersion": "--backend-version"}
-    try:
-        yield
-    except Refused as refused:
-        raise Refused(replace(each, path=options.get(each.path, each.path)) for each in refused.problems) from None
-
-
-def _known(parameter: str) -> str:
-    """The name as in YAML, however it was written."""
+def _known(parameter: str, hints: Mapping[str, str]) -> str:
+    """The name as in YAML, however it was written; an engine's own name leads to it."""
     known = {simplified(name): name for name in _names()}
     asked = simplified(parameter)
     if asked in known:
         return known[asked]
+    short = {simplified(name): to_camel(full) for name, full in SHORT_NAMES.items()}
+    meant = short.get(asked) or hints.get(asked)
+    if meant is not None:
+        raise refuse("PARAM", parameter, "this is no unified name", f"Ask for {meant.partition(':')[0]}.")
     near = [known[form] for form in difflib.get_close_matches(asked, known, n=3)]
-    fix = f"Did you mean {' or '.join(near)}?" if near else "See: kubectl explain modeldeployment.spec.parameters"
+    fix = f"Did you mean {' or '.join(near)}?" if near else "tandem schema lists all."
     raise refuse("PARAM", parameter, "there is no such parameter", fix)
 
 
@@ -252,7 +251,10 @@ def _why_absent(name: str, table: MappingTable, deployment: ModelDeployment) -> 
     return f"{name} cannot be had on {_engine(table)}: {refused.reason}. {refused.fix}"
 
 
-def _table(explained: Sequence[_Explained]) -> str:
+def _table(explained: Sequence[_Explained], *, every: bool) -> str:
+    shown = [
+        (each, row) for each in explained for row in sorted(each.rows, key=_rank) if every or row.source != "engine"
+    ]
     rows = [
         (
             each.deployment.metadata.name,
@@ -264,16 +266,22 @@ def _table(explained: Sequence[_Explained]) -> str:
             _default_text(row),
             _cut(" ".join(row.arguments)) or "-",
         )
-        for each in explained
-        for row in each.rows
+        for each, row in shown
     ]
     lines = list(_aligned((_HEADINGS, *rows))) if rows else []
+    if hidden := sum(len(each.rows) for each in explained) - len(shown):
+        lines.append(f"The engine decides {hidden} more; --all shows them.")
     lines += [f"{each.deployment.metadata.name}: {each.absent}" for each in explained if each.absent]
     for each in explained:
         lines += [line for hit in each.hits for line in _hit_lines(hit)]
         lines += [line for row in each.rows for line in _row_lines(row) if each.single]
         lines += [f"warning: {text}" for text in each.warnings]
     return "\n".join(lines)
+
+
+def _rank(row: _Row) -> int:
+    """Given values first, then those that follow; the order of roles stays within each."""
+    return 0 if row.source in _GIVEN else 2 if row.source == "engine" else 1
 
 
 def _default_text(row: _Row) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from tandem.api.problems import Refused
+from tandem.cli.texts import terminal_width, told_at
 
 EXIT_REFUSED = 2
 _ROLES = ("auto", "prefill", "decode", "agg", "all")
@@ -25,7 +26,8 @@ def _print_help(context: click.Context, _parameter: click.Parameter, section: st
     from tandem.generator.schemas import load_schema
     from tandem.rendering.library import load_library
 
-    click.echo(help_text(reference(load_library(), load_schema()), section), nl=False)
+    text = help_text(reference(load_library(), load_schema()), section, width=terminal_width())
+    click.echo(text, nl=False)
     context.exit()
 
 
@@ -134,7 +136,8 @@ def _prepare(
 @contextmanager
 def _refusals() -> Iterator[None]:
     try:
-        yield
+        with told_at({"backend": "--backend", "version": "--version"}):
+            yield
     except Refused as refused:
         for problem in refused.problems:
             click.echo(f"error: {problem}", err=True)

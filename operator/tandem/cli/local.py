@@ -11,7 +11,7 @@ import click
 from tandem.api.problems import Problem, Refused
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.settings import KeyValue
-from tandem.cli.source import engine_hints, file_option
+from tandem.cli.source import check_directories, engine_hints, file_option
 
 
 @click.group("local", short_help="Run a deployment as processes on this machine.")
@@ -69,6 +69,8 @@ def up(
 
     facts = cluster_from(**cluster)
     deployment, source = load_one(file, hints=engine_hints(facts.library))
+    with source.locating():
+        check_directories(deployment, facts)
     options = LocalOptions(
         cluster=facts,
         port=0 if port is None and once is not None else port,

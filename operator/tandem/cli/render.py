@@ -11,7 +11,7 @@ import click
 
 from tandem.api.problems import refuse
 from tandem.cli.cluster import cluster_from, cluster_options
-from tandem.cli.source import deployments_in, file_option
+from tandem.cli.source import check_directories, deployments_in, file_option
 from tandem.manifests import Build, build
 from tandem.manifests.yaml_out import to_yaml
 
@@ -39,6 +39,7 @@ def command(*, file: Path, output: Path | None, **cluster: Any) -> None:
     builds = []
     for deployment, source in deployments_in(file, facts.library):
         with source.locating():
+            check_directories(deployment, facts)
             builds.append(build(deployment, cluster=facts))
     for built in builds:
         for warning in (*built.warnings, *built.unknown_fields):

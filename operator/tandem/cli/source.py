@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from tandem.api.deployment import ModelDeployment
     from tandem.api.load import Loaded
+    from tandem.manifests import Cluster
     from tandem.rendering.library import Library
     from tandem.rendering.mapping import Entry
 
@@ -44,6 +45,25 @@ def deployments_in(file: Path, library: Library) -> tuple[tuple[ModelDeployment,
         fix = "Only a ModelDeployment has objects."
         raise refuse(source_name(file), None, "the file holds no ModelDeployment", fix)
     return found
+
+
+def check_directories(deployment: ModelDeployment, cluster: Cluster) -> None:
+    """Raises `Refused` for a ConfigMap that the deployment names and whose files were not given."""
+    from tandem.api.problems import Problem, Refused
+
+    spec = deployment.spec
+    named = (
+        ("rules", spec.rules and spec.rules.config_map_ref, cluster.rules),
+        ("templates", spec.templates and spec.templates.config_map_ref, cluster.templates),
+    )
+    reason = "no cluster is asked here, so the ConfigMap's files must be given"
+    problems = [
+        Problem(f"spec.{what}.configMapRef", reference.name, reason, f"Add --{what} DIR, a directory with them.")
+        for what, reference, texts in named
+        if reference and not texts
+    ]
+    if problems:
+        raise Refused(problems)
 
 
 def engine_hints(library: Library) -> Mapping[str, str]:

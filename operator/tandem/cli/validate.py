@@ -13,7 +13,7 @@ from tandem.api.load import Loaded, load, source_name
 from tandem.api.problems import Problem, Refused
 from tandem.cli.app import EXIT_REFUSED
 from tandem.cli.cluster import cluster_from, cluster_options
-from tandem.cli.source import engine_hints, file_option
+from tandem.cli.source import check_directories, engine_hints, file_option
 from tandem.manifests import Cluster, build
 
 
@@ -34,7 +34,8 @@ def command(*, file: Path, output: str, allow_unknown_fields: bool, **cluster: A
     """Checks every resource of the file, and builds the objects of every ModelDeployment. Prints what was checked and
     exits 0, or prints each problem with file, line, path, reason and fix and exits 1.
 
-    With -o json, one document on stdout says it all: {valid, checked: [...], problems: [{path, value, reason, fix}]}.
+    With -o json, one document on stdout says it all: {valid, checked: [...], problems: [...]}. A problem
+    has path, file, line, column, value, reason and fix.
     """
     checked: list[dict[str, Any]] = []
     problems: list[Problem] = []
@@ -64,6 +65,7 @@ def _check(loaded: Loaded, cluster: Cluster, *, allow_unknown_fields: bool) -> d
     summary: dict[str, Any] = {"kind": resource.kind, "name": resource.metadata.name}
     if isinstance(resource, ModelDeployment):
         with loaded.locating():
+            check_directories(resource, cluster)
             built = build(resource, cluster=cluster)
             if built.unknown_fields and not allow_unknown_fields:
                 raise Refused(built.unknown_fields)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.api.deployment import RoleName
+from tandem.api.parameters import SHORT_NAMES
 from tandem.api.problems import Problem, Refused, refuse
 from tandem.generator.artifacts import write_artifacts
 from tandem.generator.calls import (
@@ -29,7 +30,7 @@ from tandem.generator.compat_types import (
     checked,
 )
 from tandem.generator.engine import Flags
-from tandem.generator.inputs import SHORT_NAMES, merge
+from tandem.generator.inputs import merge
 from tandem.generator.schemas import load_schema
 from tandem.generator.translate import has_mtp, relocated
 from tandem.rendering.library import Library, load_library

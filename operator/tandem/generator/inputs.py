@@ -8,21 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tandem.api.deployment import Mode, RoleName
+from tandem.api.parameters import SHORT_NAMES
 from tandem.api.problems import Problem, Refused, refuse, shorten
 from tandem.generator.schemas import Resolved, Scalar, Schema
 from tandem.rendering.mapping import PARAMETER_NAMES
 
 ROLES: tuple[RoleName, ...] = ("agg", "prefill", "decode")
 WORKERS = "Workers"
-# Short names of sizes, as the first API and templates have them.
-SHORT_NAMES: Mapping[str, str] = {
-    "tp": "tensor_parallel_size",
-    "pp": "pipeline_parallel_size",
-    "dp": "data_parallel_size",
-    "moe_tp": "moe_tensor_parallel_size",
-    "moe_ep": "moe_expert_parallel_size",
-    "bs": "max_batch_size",
-}
 _ALIASES: Mapping[str, str] = {"WorkerCounts": "WorkerConfig"}
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -110,21 +111,35 @@ def inputs_table(found: Reference) -> list[tuple[str, ...]]:
 
 
 def parameters_table(found: Reference) -> list[tuple[str, ...]]:
-    """The parameters as rows of texts, headings first: a flag and a default for each backend."""
-    heads = [f"{name} {version}".upper() for name, version in found.versions.items()]
+    """The parameters as rows of texts, headings first: a row for each backend; what is long is cut."""
     rows = [
-        (row.name, f"{row.type} {row.bounds}".strip(), *(_cell(row.backends[name]) for name in found.versions))
+        (
+            row.name,
+            shortened(f"{row.type} {row.bounds}".strip(), 30),
+            f"{name} {version}",
+            shortened(_arguments(row.backends[name]), 48),
+            shortened(one_or_each(row.backends[name].defaults), 36),
+        )
         for row in found.parameters
+        for name, version in found.versions.items()
     ]
-    return [("PARAMETER", "TYPE", *heads), *rows]
+    return [("PARAMETER", "TYPE", "BACKEND", "ARGUMENTS", "DEFAULT"), *rows]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows as lines with columns of equal width; the last column keeps its own."""
+def aligned(rows: Sequence[Sequence[str]], width: int | None = None) -> Iterator[str]:
+    """Rows as lines with columns of equal width; the last one keeps its own, or is wrapped where a line ends."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    before = sum(widths) + 2 * len(widths)
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        yield "  ".join([*cells, row[-1]]).rstrip()
+        last = textwrap.wrap(row[-1], width - before) if width is not None and width - before >= 20 else [row[-1]]
+        yield "  ".join([*cells, *last[:1]]).rstrip()
+        yield from (" " * before + line for line in last[1:])
+
+
+def shortened(text: str, limit: int) -> str:
+    """At most `limit` characters of a text."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _column(row: Row, defaults: Mapping[str, str]) -> BackendColumn:
@@ -135,11 +150,8 @@ def _plain(column: BackendColumn) -> dict[str, Any]:
     return {"flags": list(column.flags), "defaults": dict(column.defaults), "refused": column.refused}
 
 
-def _cell(column: BackendColumn) -> str:
-    if column.refused:
-        return "refused"
-    flags = " | ".join(column.flags) or "(no flag)"
-    return f"{flags} = {one_or_each(column.defaults)}" if column.defaults else flags
+def _arguments(column: BackendColumn) -> str:
+    return "refused" if column.refused else " | ".join(column.flags) or "(no flag)"
 
 
 def one_or_each(values: Mapping[str, str]) -> str:
@@ -206,11 +218,12 @@ def _bounds(shape: Mapping[str, Any]) -> str:
     return f"{opening}{json.dumps(low)}, {json.dumps(high)}{closing}"
 
 
-def help_text(found: Reference, section: str) -> str:
-    """The tables of `--generator-help`: deploy, backend or all."""
+def help_text(found: Reference, section: str, *, width: int | None = None) -> str:
+    """The tables of `--generator-help`: deploy, backend or all; `width`: of the terminal, where lines are wrapped."""
     blocks = []
     if section in ("deploy", "all"):
-        blocks.append("\n".join(aligned(inputs_table(found))))
+        rows = [(key, kind, shortened(default, 34), meaning) for key, kind, default, meaning in inputs_table(found)]
+        blocks.append("\n".join(aligned(rows, width)))
     if section in ("backend", "all"):
-        blocks.append("\n".join(aligned(parameters_table(found))))
+        blocks.append("\n".join(aligned(parameters_table(found), width)))
     return "\n\n".join(blocks) + "\n"

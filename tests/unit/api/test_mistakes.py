@@ -381,3 +381,18 @@ def test_no_value_at_all_is_told_in_foreign_words(spec):
             assert problem.reason
             assert problem.fix
             assert not FOREIGN.search(f"{problem.reason} {problem.fix}")
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("tp", "Write tensorParallelSize."),
+        ("bs", "Write maxBatchSize."),
+        ("dtype", "Give it in extraArgs: [--dtype, bfloat16]."),
+        ("zebra", "kubectl explain modeldeployment.spec.parameters lists what there is."),
+    ],
+)
+def test_names_that_people_use_lead_to_parameters(name, fix):
+    (problem,) = problems({"parameters": {name: 2}})
+
+    assert problem.fix == fix

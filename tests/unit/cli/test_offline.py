@@ -8,6 +8,7 @@ import yaml
 
 from tandem.api.load import load_deployment
 from tandem.cli.app import run
+from tandem.generator.reference import aligned
 from tandem.manifests import Cluster, build
 from tandem.manifests.yaml_out import to_yaml
 from tandem.rendering.library import load_library
@@ -330,3 +331,89 @@ def test_local_mode_refuses_it_for_nothing_else_would(tmp_path, capsys):
 
     assert run(["local", "up", "-f", str(file), "--volume", f"m={tmp_path}", "--once", "hello"]) == 1
     assert "spec.roles.agg.podTemplate.spec.containrs: " in capsys.readouterr().err
+
+
+def test_explain_shows_what_was_given_before_what_follows_and_leaves_the_engine_out(capsys):
+    assert run(["explain", "-f", str(DISAGG)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+
+    sources = [line.split()[4] for line in lines[1:-1]]
+    given = [source in ("user", "parameters", "limits") for source in sources]
+    assert given == sorted(given, reverse=True)
+    assert "engine" not in sources
+    assert lines[-1].startswith("The engine decides ")
+
+
+def test_explain_shows_what_the_engine_decides_when_asked(capsys):
+    assert run(["explain", "-f", str(DISAGG), "--all"]) == 0
+    told = capsys.readouterr().out
+
+    assert "tensorParallelSize" in told
+    assert "--all" not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("max-num-seqs", "Ask for maxBatchSize."),
+        ("max_model_len", "Ask for maxSeqLen."),
+        ("enforce-eager", "Ask for disableCudaGraph."),
+        ("tp", "Ask for tensorParallelSize."),
+        ("moe_ep", "Ask for moeExpertParallelSize."),
+    ],
+)
+def test_explain_leads_from_other_names_to_ours(name, fix, capsys):
+    assert run(["explain", "-f", str(DISAGG), name]) == 1
+    assert capsys.readouterr().err.endswith(f"{fix}\n")
+
+
+@pytest.mark.parametrize("command", ["validate", "render", "explain"])
+@pytest.mark.parametrize("what", ["rules", "templates"])
+def test_a_config_map_without_its_files_is_told_with_the_option_for_them(command, what, tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    file.write_text(f"{ONE}  {what}: {{configMapRef: {{name: mine}}}}\n")
+
+    assert run([command, "-f", str(file)]) == 1
+    told = capsys.readouterr().err
+    assert f"spec.{what}.configMapRef: no cluster is asked here" in told
+    assert f"Add --{what} DIR" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["explain", "--backend", "sgl", "-o", "json"], "--backend"),
+        (["explain", "--bakend", "sglang", "-o", "json"], "--bakend"),
+        (["validate", "-o", "json"], "--file"),
+    ],
+)
+def test_wrong_usage_is_told_at_its_option(arguments, option, capsys):
+    assert run(arguments) == 2
+    (problem,) = json.loads(capsys.readouterr().err)["problems"]
+    assert problem["path"] == option
+    assert problem["fix"].startswith(f"See tandem {arguments[0]} --help")
+
+
+@pytest.mark.parametrize("arguments", [["--backend", "vlm"], ["--backend", "vllm", "--version", "3"]])
+def test_schema_tells_what_is_wrong_at_its_option(arguments, capsys):
+    assert run(["schema", *arguments]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {arguments[-2]}: ")
+
+
+def test_schema_has_one_short_line_for_each_parameter_and_backend(capsys):
+    assert run(["schema"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cudaGraphBatchSizes ")]
+
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= 170
+
+
+def test_schema_wraps_what_does_not_fit_a_terminal():
+    rows = [("KEY", "MEANING"), ("a", "some words that are too long for the width")]
+
+    assert list(aligned(rows, 25)) == [
+        "KEY  MEANING",
+        "a    some words that are",
+        "     too long for the",
+        "     width",
+    ]
