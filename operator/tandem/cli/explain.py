@@ -17,7 +17,9 @@ from tandem.api.deployment import Backend, Limits, Mode, ModelDeployment
 from tandem.api.mistakes import simplified
 from tandem.api.parameters import SHORT_NAMES, EngineParameters
 from tandem.api.problems import Refused, refuse
+from tandem.blueprint.model import Blueprint
 from tandem.cli.cluster import cluster_from, cluster_options
+from tandem.cli.facts import blueprint_option
 from tandem.cli.portability import Asked, portability_text
 from tandem.cli.source import check_directories, deployments_in, engine_hints, file_option
 from tandem.cli.texts import told_at
@@ -87,6 +89,7 @@ class _Explained:
 @click.option("--backend-version", metavar="V", help="Version of that backend; default: the preferred one.")
 @click.option("--mode", type=click.Choice(["agg", "disagg"]), help="Mode for --backend without a file.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
+@blueprint_option
 @cluster_options
 def command(
     *,
@@ -98,6 +101,7 @@ def command(
     backend_version: str | None,
     mode: Mode | None,
     output: str,
+    blueprint: Blueprint | None,
     **cluster: Any,
 ) -> None:
     """Shows the engine parameters and limits in effect: value, source, place, and the arguments they became.
@@ -131,7 +135,7 @@ def command(
     for deployment, source in deployments_in(file, facts.library):
         with source.locating():
             check_directories(deployment, facts)
-            explained.append(_explain(deployment, facts, name))
+            explained.append(_explain(deployment, facts, name, blueprint))
     if output == "table":
         click.echo(_table(explained, every=every or name is not None))
     elif output == "json":
@@ -161,11 +165,15 @@ def _names() -> dict[str, str]:
     return {to_camel(name): name for name in EngineParameters.model_fields} | limits
 
 
-def _explain(deployment: ModelDeployment, cluster: Cluster, name: str | None) -> _Explained:
-    built = build(deployment, cluster=cluster)
+def _explain(
+    deployment: ModelDeployment, cluster: Cluster, name: str | None, blueprint: Blueprint | None
+) -> _Explained:
+    built = build(deployment, blueprint=blueprint, cluster=cluster)
     table = cluster.library.table(deployment.spec.backend, deployment.spec.backend_version)
     given = {value.name for value in built.parameters if value.source in ("user", "parameters")}
-    defaults = {each: _defaults(deployment, cluster, each, table) for each in given if name in (None, to_camel(each))}
+    defaults = {
+        each: _defaults(deployment, cluster, each, table, blueprint) for each in given if name in (None, to_camel(each))
+    }
     rows = [*_parameter_rows(deployment, built, table, defaults), *_limit_rows(deployment, table)]
     asked = tuple(row for row in rows if name in (None, row.name))
     hits = tuple(hit for hit in built.rule_trace if name == to_camel(hit.name))
@@ -174,10 +182,12 @@ def _explain(deployment: ModelDeployment, cluster: Cluster, name: str | None) ->
     return _Explained(deployment, asked, hits, name is not None, absent, warnings)
 
 
-def _defaults(deployment: ModelDeployment, cluster: Cluster, name: str, table: MappingTable) -> dict[str, _Default]:
+def _defaults(
+    deployment: ModelDeployment, cluster: Cluster, name: str, table: MappingTable, blueprint: Blueprint | None
+) -> dict[str, _Default]:
     """What the parameter `name` would be, by role, if the user had not given it."""
     found = {}
-    for role, value in without(deployment, name, cluster=cluster).items():
+    for role, value in without(deployment, name, cluster=cluster, blueprint=blueprint).items():
         if value is None:
             found[role] = _Default(source="engine", detail=_engine(table))
         elif isinstance(value, Refused):

@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from tandem.api.problems import refuse
+from tandem.blueprint.model import Blueprint
 from tandem.cli.cluster import cluster_from, cluster_options
+from tandem.cli.facts import blueprint_option
 from tandem.cli.source import check_directories, deployments_in, file_option
 from tandem.manifests import Build, build
 from tandem.manifests.yaml_out import to_yaml
@@ -29,8 +31,9 @@ from tandem.manifests.yaml_out import to_yaml
     metavar="DIR",
     help="Write one file per object into this directory, and print the names.",
 )
+@blueprint_option
 @cluster_options
-def command(*, file: Path, output: Path | None, **cluster: Any) -> None:
+def command(*, file: Path, output: Path | None, blueprint: Blueprint | None, **cluster: Any) -> None:
     """Prints every object of the file's ModelDeployments as YAML. Needs no cluster."""
     if output is not None and str(output) in ("yaml", "json"):
         fix = f"Leave -o out for YAML on standard output, or write ./{output}."
@@ -40,7 +43,7 @@ def command(*, file: Path, output: Path | None, **cluster: Any) -> None:
     for deployment, source in deployments_in(file, facts.library):
         with source.locating():
             check_directories(deployment, facts)
-            builds.append(build(deployment, cluster=facts))
+            builds.append(build(deployment, blueprint=blueprint, cluster=facts))
     for built in builds:
         for warning in (*built.warnings, *built.unknown_fields):
             click.echo(f"warning: {warning}", err=True)

@@ -11,8 +11,10 @@ import click
 from tandem.api.deployment import ModelDeployment
 from tandem.api.load import Loaded, load, source_name
 from tandem.api.problems import Problem, Refused
+from tandem.blueprint.model import Blueprint
 from tandem.cli.app import EXIT_REFUSED
 from tandem.cli.cluster import cluster_from, cluster_options
+from tandem.cli.facts import blueprint_option
 from tandem.cli.source import check_directories, engine_hints, file_option
 from tandem.manifests import Cluster, build
 
@@ -29,8 +31,11 @@ from tandem.manifests import Cluster, build
     is_flag=True,
     help="Only warn of fields in podTemplate that this Tandem does not know; a newer API server may.",
 )
+@blueprint_option
 @cluster_options
-def command(*, file: Path, output: str, allow_unknown_fields: bool, **cluster: Any) -> None:
+def command(
+    *, file: Path, output: str, allow_unknown_fields: bool, blueprint: Blueprint | None, **cluster: Any
+) -> None:
     """Checks every resource of the file, and builds the objects of every ModelDeployment. Prints what was checked and
     exits 0, or prints each problem with file, line, path, reason and fix and exits 1.
 
@@ -43,7 +48,7 @@ def command(*, file: Path, output: str, allow_unknown_fields: bool, **cluster: A
         facts = cluster_from(**cluster)
         for loaded in load(file, hints=engine_hints(facts.library)):
             try:
-                checked.append(_check(loaded, facts, allow_unknown_fields=allow_unknown_fields))
+                checked.append(_check(loaded, facts, blueprint, allow_unknown_fields=allow_unknown_fields))
             except Refused as refused:
                 problems += refused.problems
     except Refused as refused:
@@ -60,13 +65,15 @@ def command(*, file: Path, output: str, allow_unknown_fields: bool, **cluster: A
         click.get_current_context().exit(EXIT_REFUSED)
 
 
-def _check(loaded: Loaded, cluster: Cluster, *, allow_unknown_fields: bool) -> dict[str, Any]:
+def _check(
+    loaded: Loaded, cluster: Cluster, blueprint: Blueprint | None, *, allow_unknown_fields: bool
+) -> dict[str, Any]:
     resource = loaded.resource
     summary: dict[str, Any] = {"kind": resource.kind, "name": resource.metadata.name}
     if isinstance(resource, ModelDeployment):
         with loaded.locating():
             check_directories(resource, cluster)
-            built = build(resource, cluster=cluster)
+            built = build(resource, blueprint=blueprint, cluster=cluster)
             if built.unknown_fields and not allow_unknown_fields:
                 raise Refused(built.unknown_fields)
         summary |= {

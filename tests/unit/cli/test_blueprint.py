@@ -164,3 +164,42 @@ def test_without_a_gpu_the_memory_limit_counts(model, tmp_path, capsys):
 def test_a_gpu_that_is_none_is_refused(model, tmp_path, capsys, option, said):
     assert run(["fit", "-f", deployment(tmp_path), "--blueprint", model(), *option]) == 1
     assert said in capsys.readouterr().err
+
+
+def explained(capsys, *arguments):
+    assert run(["explain", "-o", "json", *arguments]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (found,) = document
+    return {row["name"]: (row["value"], row["source"]) for row in found["parameters"]}
+
+
+def test_facts_of_the_model_reach_what_is_explained_and_rendered(model, tmp_path, capsys):
+    file = deployment(tmp_path)
+
+    assert explained(capsys, "-f", file)["maxSeqLen"][1] != "blueprint"
+    assert explained(capsys, "-f", file, "--blueprint", model())["maxSeqLen"] == (131072, "blueprint")
+    assert run(["render", "-f", file, "--blueprint", model()]) == 0
+    assert "--max-model-len" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("config", "size"), [(DEEPSEEK_V3, 8), (LLAMA, None)], ids=["experts", "dense"])
+def test_rules_know_whether_the_model_has_experts(model, tmp_path, capsys, config, size):
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    (rules / "vllm.rule").write_text("when is_moe and nextn == 1:\n    agg max_batch_size = 8\n")
+    file = Path(deployment(tmp_path))
+    document = yaml.safe_load(file.read_text())
+    document["spec"]["rules"] = {"configMapRef": {"name": "mine"}}
+    file.write_text(yaml.safe_dump(document))
+
+    values = explained(capsys, "-f", str(file), "--rules", str(rules), "--blueprint", model(config))
+
+    assert values["maxBatchSize"][0] == size
+
+
+def test_validate_takes_facts_and_refuses_wrong_ones(model, tmp_path, capsys):
+    file = deployment(tmp_path)
+
+    assert run(["validate", "-f", file, "--blueprint", model()]) == 0
+    assert run(["validate", "-f", file, "--blueprint", model({"model_type": "llama"})]) == 1
+    assert "hidden_size: required, but missing" in capsys.readouterr().err
