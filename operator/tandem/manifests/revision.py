@@ -19,7 +19,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from tandem.manifests.names import short_hash
-from tandem.rendering.pipeline import Rendering, flag_name
+from tandem.rendering.extra import flag_name
+from tandem.rendering.pipeline import Rendering
 from tandem.rendering.values import Argument, Value
 
 

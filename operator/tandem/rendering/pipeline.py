@@ -9,7 +9,6 @@ from typing import Any
 from tandem.api.problems import Problem, Refused, refuse, shorten
 from tandem.rendering.extra import (
     extra_warnings,
-    flag_name,
     repeated_problems,
     reserved_problems,
     unknown_problems,
@@ -20,8 +19,6 @@ from tandem.rendering.parameters import Given, Resolved, resolve
 from tandem.rendering.templates import YamlTemplate
 from tandem.rendering.values import Argument, EnvRef, RoleRendering, Value
 from tandem.rendering.vocabulary import CONTEXT_NAMES
-
-__all__ = ["ModelFacts", "Rendering", "Request", "RoleRequest", "flag_name", "render"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

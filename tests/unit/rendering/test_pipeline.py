@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from tandem.api.problems import Refused
+from tandem.rendering.extra import flag_name
 from tandem.rendering.parameters import Given
-from tandem.rendering.pipeline import ModelFacts, Request, RoleRequest, flag_name, render
+from tandem.rendering.pipeline import ModelFacts, Request, RoleRequest, render
 from tandem.rendering.values import EnvRef
 
 NAMES = {"port": 8000, "config_dir": "/etc/tandem"}
