@@ -29,17 +29,26 @@ find_uv() {
     echo "$boot/bin/uv"
 }
 
+# Says now and then that it still works: uv itself is silent while it downloads and compiles.
+show_progress() { while sleep 15 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do echo "setting up .venv: $(seconds) s" >&2; done; }
+seconds() { echo $(($(date +%s) - began)); }
+
 has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; }
 
 # Compiled once here: some machines forbid Python to keep what it compiles, and torch is large.
 install() { "$uv" pip install --quiet --compile-bytecode --python .venv/bin/python -c constraints.txt -e ".[$extras]" "$@"; }
 
+began=$(date +%s)
 python=$(find_python)
 uv=$(find_uv)
 echo "setting up .venv ($($python --version), extras: $extras); torch makes the first time slow" >&2
+show_progress &
+progress=$!
+trap 'kill "$progress" 2>/dev/null' EXIT
 [ -x .venv/bin/python ] || "$uv" venv --quiet --python "$python" .venv
 if has_gpu || ! install --torch-backend cpu 2>build/venv-cpu.log; then
     install
 fi
 echo "$extras" > .venv/.extras
 touch .venv/.ready
+echo "set up .venv in $(seconds) s" >&2
