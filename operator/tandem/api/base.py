@@ -186,14 +186,14 @@ def field_name(name: str) -> str:
 class LocalRef(ApiModel):
     """The name of an object in the same namespace."""
 
-    name: DnsName
+    name: DnsName = Field(description="Name of the object.")
 
 
 class SecretKeyRef(ApiModel):
     """One key of a Secret in the same namespace."""
 
-    name: DnsName
-    key: DataKey
+    name: DnsName = Field(description="Name of the Secret.")
+    key: DataKey = Field(description="Key in it.")
 
 
 # What else the API server has there.

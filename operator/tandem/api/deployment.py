@@ -44,8 +44,12 @@ class HubSource(ApiModel):
         ),
     )
 
-    repo: Annotated[str, Field(max_length=200, pattern=patterns.REPOSITORY.regex)]
-    revision: Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.HUB_REVISION.regex)] = "main"
+    repo: Annotated[str, Field(max_length=200, pattern=patterns.REPOSITORY.regex)] = Field(
+        description="Repository: OWNER/NAME."
+    )
+    revision: Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.HUB_REVISION.regex)] = Field(
+        "main", description="Branch, tag or commit."
+    )
     token_secret_ref: SecretKeyRef | None = Field(None, description="Secret key that holds the hub's access token.")
     token: Annotated[str, Field(max_length=65_536)] | None = Field(
         None, description="Never allowed: put the token in a Secret and name it in tokenSecretRef."
@@ -55,7 +59,7 @@ class HubSource(ApiModel):
 class PvcSource(ApiModel):
     """A directory on a PersistentVolumeClaim, mounted read-only."""
 
-    claim_name: DnsName
+    claim_name: DnsName = Field(description="Name of the PersistentVolumeClaim.")
     path: Annotated[
         str,
         Field(
@@ -105,8 +109,12 @@ class Resources(ApiModel):
 
     cel_rules: ClassVar = resource_rules()
 
-    limits: Annotated[dict[str, Quantity], Field(max_length=32)] | None = None
-    requests: Annotated[dict[str, Quantity], Field(max_length=32)] | None = None
+    limits: Annotated[dict[str, Quantity], Field(max_length=32)] | None = Field(
+        None, description="What the container may use at most: memory: 8Gi."
+    )
+    requests: Annotated[dict[str, Quantity], Field(max_length=32)] | None = Field(
+        None, description="What it is promised; default: its limits."
+    )
 
 
 class Role(ApiModel):
@@ -205,7 +213,7 @@ class Limits(ApiModel):
 class RuleSource(ApiModel):
     """Which rules derive parameters."""
 
-    set: Literal["production", "benchmark"] = "production"
+    set: Literal["production", "benchmark"] = Field("production", description="Set of the shipped rules.")
     config_map_ref: LocalRef | None = Field(
         None, description="ConfigMap with <backend>.rule files that replace the shipped ones."
     )
@@ -220,8 +228,10 @@ class TemplateSource(ApiModel):
 class Router(ApiModel):
     """The router in front of the workers."""
 
-    replicas: Annotated[int, Field(ge=1, le=100)] = 1
-    policy: Literal["roundRobin", "leastLoaded", "prefixAffinity"] = "leastLoaded"
+    replicas: Annotated[int, Field(ge=1, le=100)] = Field(1, description="Number of routers.")
+    policy: Literal["roundRobin", "leastLoaded", "prefixAffinity"] = Field(
+        "leastLoaded", description="How a router chooses among workers."
+    )
     resources: Resources | None = None
 
 
@@ -302,8 +312,12 @@ class DeploymentSpec(ApiModel):
     image: Annotated[str, Field(min_length=1, max_length=1024, pattern=patterns.IMAGE.regex)] | None = Field(
         None, description="Container image of the workers; default per backend and version."
     )
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    image_pull_secrets: Annotated[tuple[LocalRef, ...], Field(max_length=16)] | None = None
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        None, description="When the workers' image is pulled; default: Kubernetes' own."
+    )
+    image_pull_secrets: Annotated[tuple[LocalRef, ...], Field(max_length=16)] | None = Field(
+        None, description="Secrets for pulling images."
+    )
     mode: Mode = Field("agg", description="agg: every worker does prefill and decode; disagg: two pools.")
     replicas: Replicas | None = Field(
         None,

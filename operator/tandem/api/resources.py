@@ -28,8 +28,8 @@ Path = Annotated[str, Field(min_length=1, max_length=1024, pattern=patterns.FILE
 class ConfigMapKeyRef(ApiModel):
     """One key of a ConfigMap in the same namespace."""
 
-    name: DnsName
-    key: DataKey = "config.json"
+    name: DnsName = Field(description="Name of the ConfigMap.")
+    key: DataKey = Field("config.json", description="Key in it.")
 
 
 class BlueprintSource(ApiModel):
@@ -56,23 +56,23 @@ class BlueprintSource(ApiModel):
 class BlueprintDesign(ApiModel):
     """What a new model should be like."""
 
-    family: Literal["transformer", "diffusion"] = "transformer"
-    modality: Literal["text", "image", "audio", "video"] = "text"
-    hardware: Literal["edge", "cpu", "gpu", "datacenter_gpu"] = "gpu"
+    family: Literal["transformer", "diffusion"] = Field("transformer", description="Kind of network.")
+    modality: Literal["text", "image", "audio", "video"] = Field("text", description="What it takes and gives.")
+    hardware: Literal["edge", "cpu", "gpu", "datacenter_gpu"] = Field("gpu", description="What it shall run on.")
     context: Annotated[str, Field(max_length=16, pattern=patterns.CONTEXT_LENGTH.regex)] = Field(
         "2k", description="Context length: 128k."
     )
-    tiny: bool = False
-    real_time: bool = False
-    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
+    tiny: bool = Field(False, description="As small as can be.")
+    real_time: bool = Field(False, description="Small enough to answer at once.")
+    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = Field(42, description="Beginning of all that is random.")
 
 
 class BlueprintBudget(ApiModel):
     """Upper bounds that the model is checked against."""
 
-    max_params: Annotated[int, Field(ge=1)] | None = None
-    max_weight_bytes: Annotated[int, Field(ge=1)] | None = None
-    max_context: Annotated[int, Field(ge=1)] | None = None
+    max_params: Annotated[int, Field(ge=1)] | None = Field(None, description="Parameters at most.")
+    max_weight_bytes: Annotated[int, Field(ge=1)] | None = Field(None, description="Bytes of all weights at most.")
+    max_context: Annotated[int, Field(ge=1)] | None = Field(None, description="Context length at most, in tokens.")
 
 
 class BlueprintSpec(ApiModel):
@@ -98,19 +98,19 @@ class BlueprintKv(ApiModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    kind: str
-    bytes_per_token: int
+    kind: str = Field(description="How keys and values are kept.")
+    bytes_per_token: int = Field(description="Bytes of one token over all layers.")
 
 
 class BlueprintStatus(PlainStatus):
     """The facts that were read."""
 
-    digest: str | None = None
-    total_params: int | None = None
-    active_params: int | None = None
+    digest: str | None = Field(None, description="Digest of the facts.")
+    total_params: int | None = Field(None, description="Parameters of the model.")
+    active_params: int | None = Field(None, description="Parameters that one token uses.")
     weight_bytes: dict[str, int] | None = Field(None, description="Bytes of all weights per number format.")
     kv: BlueprintKv | None = None
-    max_seq_len: int | None = None
+    max_seq_len: int | None = Field(None, description="Longest sequence, in tokens.")
 
 
 class DownloadStep(ApiModel):
@@ -122,30 +122,34 @@ class DownloadStep(ApiModel):
 class ConvertStep(ApiModel):
     """Turn training checkpoints into safetensors."""
 
-    checkpoint: Path
-    base: Path | None = None
-    dtype: Literal["float16", "bfloat16", "float32"] = "bfloat16"
+    checkpoint: Path = Field(description="Directory of the checkpoint on the output volume.")
+    base: Path | None = Field(None, description="Directory or repository that lacking files are taken from.")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field("bfloat16", description="Number format of the result.")
 
 
 class FinetuneStep(ApiModel):
     """Train on a data set."""
 
-    method: Literal["lora", "qlora", "full"] = "lora"
-    dataset: Path
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 3
-    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
+    method: Literal["lora", "qlora", "full"] = Field(
+        "lora", description="full trains all weights, lora and qlora small ones beside them."
+    )
+    dataset: Path = Field(description="File of the data set on the output volume.")
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(3, description="How often the data set is gone through.")
+    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = Field(42, description="Beginning of all that is random.")
 
 
 class GgufStep(ApiModel):
     """Write a GGUF file."""
 
-    type: Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "f16", "f32"]
+    type: Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "f16", "f32"] = Field(
+        description="Number format of the weights."
+    )
 
 
 class AnalyzeStep(ApiModel):
     """Run an analyzer."""
 
-    analyzer: Annotated[str, Field(min_length=1, max_length=253)]
+    analyzer: Annotated[str, Field(min_length=1, max_length=253)] = Field(description="Name of the analyzer.")
     config_map_ref: LocalRef | None = None
 
 
@@ -163,7 +167,7 @@ class JobStep(ApiModel):
         ),
     )
 
-    name: DnsLabel
+    name: DnsLabel = Field(description="Name of the step, for its status.")
     download: DownloadStep | None = None
     convert: ConvertStep | None = None
     finetune: FinetuneStep | None = None
@@ -174,22 +178,24 @@ class JobStep(ApiModel):
 class JobSpec(ApiModel):
     """Steps over one output volume, in order."""
 
-    steps: Annotated[tuple[JobStep, ...], Field(min_length=1, max_length=16)]
-    output: PvcSource
+    steps: Annotated[tuple[JobStep, ...], Field(min_length=1, max_length=16)] = Field(
+        description="What is done, in this order."
+    )
+    output: PvcSource = Field(description="Volume and directory that the steps read and write.")
 
 
 class JobStatus(PlainStatus):
     """Progress and result."""
 
-    step: str | None = None
-    progress: str | None = None
+    step: str | None = Field(None, description="Step that runs, or ran last.")
+    progress: str | None = Field(None, description="How far it is.")
 
 
 class ServiceTarget(ApiModel):
     """A Service of the cluster that speaks the OpenAI API."""
 
-    name: DnsName
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    name: DnsName = Field(description="Name of the Service.")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(8000, description="Its port.")
 
 
 class OpenAiTarget(ApiModel):
@@ -203,8 +209,12 @@ class OpenAiTarget(ApiModel):
         ),
     )
 
-    base_url: Annotated[str, Field(max_length=2048, pattern=patterns.BASE_URL.regex)]
-    model: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    base_url: Annotated[str, Field(max_length=2048, pattern=patterns.BASE_URL.regex)] = Field(
+        description="Address, with its version: https://api.example.com/v1."
+    )
+    model: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(
+        None, description="Name of the model there; default: as the client says."
+    )
     secret_ref: SecretKeyRef | None = None
     api_key: Annotated[str, Field(max_length=65_536)] | None = Field(
         None, description="Never allowed: put the key in a Secret and name it in secretRef."
@@ -218,7 +228,7 @@ class RouteTarget(ApiModel):
         exactly_one("deployment_ref", "service", "openai", reason="a link of the chain has exactly one target"),
     )
 
-    name: DnsLabel
+    name: DnsLabel = Field(description="Name of the target, for metrics and logs.")
     deployment_ref: LocalRef | None = None
     service: ServiceTarget | None = None
     openai: OpenAiTarget | None = None
@@ -227,27 +237,33 @@ class RouteTarget(ApiModel):
 class RouteRetry(ApiModel):
     """One retry loop for the whole route."""
 
-    max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(3, description="Attempts over all targets together.")
 
 
 class RouteTimeouts(ApiModel):
     """Deadlines in seconds."""
 
-    first_token_seconds: Annotated[int, Field(ge=1, le=86_400)] = 30
-    total_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    first_token_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        30, description="Time to the first token of one attempt."
+    )
+    total_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(600, description="Time for the whole request.")
 
 
 class RouteConstraints(ApiModel):
     """What the route must never do."""
 
-    privacy: Literal["public", "private", "localOnly"] = "private"
+    privacy: Literal["public", "private", "localOnly"] = Field("private", description="Where prompts may go.")
 
 
 class RouteSpec(ApiModel):
     """An ordered fallback chain under one model name."""
 
-    virtual_model: Annotated[str, Field(min_length=1, max_length=253, pattern=patterns.MODEL_NAME.regex)]
-    chain: Annotated[tuple[RouteTarget, ...], Field(min_length=1, max_length=16)]
+    virtual_model: Annotated[str, Field(min_length=1, max_length=253, pattern=patterns.MODEL_NAME.regex)] = Field(
+        description="Model name that clients ask for."
+    )
+    chain: Annotated[tuple[RouteTarget, ...], Field(min_length=1, max_length=16)] = Field(
+        description="Targets, the first that can answer does."
+    )
     retry: RouteRetry | None = None
     timeouts: RouteTimeouts | None = None
     constraints: RouteConstraints | None = None

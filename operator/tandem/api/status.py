@@ -24,73 +24,77 @@ class StatusModel(BaseModel):
 class Condition(StatusModel):
     """A metav1.Condition; an absent condition means that it does not apply."""
 
-    type: str
-    status: Literal["True", "False", "Unknown"]
+    type: str = Field(description="What it is about.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     reason: str = Field(description="CamelCase word that stays the same for the same cause.")
-    message: str = ""
+    message: str = Field("", description="The same for people.")
     last_transition_time: str = Field(description="When status last changed, RFC 3339.")
-    observed_generation: int = 0
+    observed_generation: int = Field(0, description="Generation of the spec that it speaks of.")
 
 
 class RoleStatus(StatusModel):
     """Workers of one role over all revisions."""
 
-    desired: int = 0
-    updated: int = 0
-    ready: int = 0
+    desired: int = Field(0, description="Workers that are wanted.")
+    updated: int = Field(0, description="Workers of the newest kind.")
+    ready: int = Field(0, description="Workers that serve.")
     loading: str | None = Field(None, description="How much of the weights a starting worker has loaded: 3.1/14.9 GB.")
 
 
 class RootCause(StatusModel):
     """The first thing that is wrong, from the pod (or other object) itself."""
 
-    pod: str | None = None
-    container: str | None = None
-    reason: str
-    exit_code: int | None = None
-    message: str = ""
+    pod: str | None = Field(None, description="Name of the pod.")
+    container: str | None = Field(None, description="Name of the container.")
+    reason: str = Field(description="Why, in one word.")
+    exit_code: int | None = Field(None, description="Exit code of the process.")
+    message: str = Field("", description="What it said last.")
 
 
 class ParameterStatus(StatusModel):
     """An effective engine parameter and where its value comes from."""
 
-    role: str
-    name: str
-    value: str
-    source: Literal["user", "parameters", "rule", "default", "blueprint"]
+    role: str = Field(description="Role that it holds for.")
+    name: str = Field(description="Name as in spec.parameters.")
+    value: str = Field(description="Value in effect.")
+    source: Literal["user", "parameters", "rule", "default", "blueprint"] = Field(description="Who gave it.")
     detail: str = Field("", description="Path in the spec, or rule file:line.")
 
 
 class InventoryItem(StatusModel):
     """An object that belongs to the deployment."""
 
-    kind: str
-    name: str
-    hash: str
+    kind: str = Field(description="Kind of the object.")
+    name: str = Field(description="Its name.")
+    hash: str = Field(description="Hash of what it should be.")
 
 
 class DeploymentStatus(StatusModel):
     """What the operator knows about a ModelDeployment."""
 
-    observed_generation: int = 0
+    observed_generation: int = Field(0, description="Generation of the spec that was seen last.")
     phase: str | None = Field(None, description="One word for humans; programs read conditions.")
     endpoint: str | None = Field(None, description="Address inside the cluster.")
     revision: str | None = Field(None, description="Revision that the spec asks for.")
     replicas: int | None = Field(None, description="Ready workers of the generating role, for autoscalers.")
     selector: str | None = Field(None, description="Label selector of the generating role's pods, for autoscalers.")
     conditions: tuple[Condition, ...] | None = Field(
-        None, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+        None,
+        description="What holds and what does not.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    roles: dict[str, RoleStatus] | None = None
+    roles: dict[str, RoleStatus] | None = Field(None, description="Workers by role.")
     root_cause: RootCause | None = None
-    parameters: tuple[ParameterStatus, ...] | None = None
-    inventory: tuple[InventoryItem, ...] | None = None
+    parameters: tuple[ParameterStatus, ...] | None = Field(None, description="Engine parameters in effect.")
+    inventory: tuple[InventoryItem, ...] | None = Field(None, description="Objects that the deployment is made of.")
 
 
 class PlainStatus(StatusModel):
     """Status of a kind that has conditions only."""
 
-    observed_generation: int = 0
+    observed_generation: int = Field(0, description="Generation of the spec that was seen last.")
     conditions: tuple[Condition, ...] | None = Field(
-        None, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+        None,
+        description="What holds and what does not.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )

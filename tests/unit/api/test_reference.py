@@ -35,3 +35,14 @@ def test_check_tells_a_stale_page(tmp_path, capsys):
 
 def test_no_page_speaks_of_anything_but_the_product():
     assert not [name for name, text in pages().items() if re.search(r"\bS[0-9]\.[0-9]", text)]
+
+
+def test_every_field_has_a_meaning():
+    empty = [
+        f"{name}: {line}"
+        for name, text in pages().items()
+        for line in text.splitlines()
+        if line.startswith("| `") and line.endswith("|  |")
+    ]
+
+    assert empty == []
