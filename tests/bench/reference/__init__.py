@@ -1,0 +1,1 @@
+"""Scripts that other programs' interpreters run for a comparison."""
