@@ -13,6 +13,7 @@ from tandem.api.deployment import ModelDeployment
 from tandem.api.load import parse_resource
 from tandem.api.problems import Problem, Refused
 from tandem.controller.apply import Applier, Outcome
+from tandem.controller.contest import managers_of
 from tandem.controller.desired import Rendered, Renderer
 from tandem.controller.hindrance import hindrance
 from tandem.controller.hints import HintReader
@@ -25,7 +26,7 @@ from tandem.controller.statuswriter import StatusWriter
 from tandem.controller.takeover import Takeover, plan_takeover
 from tandem.controller.texts import ConfigTexts
 from tandem.controller.verdict import Verdict
-from tandem.kube.cache import Cache, Entry, Ref
+from tandem.kube.cache import LARGEST, Cache, Entry, Ref
 from tandem.kube.client import Client
 from tandem.kube.clock import Clock
 
@@ -71,6 +72,7 @@ class DeploymentReconciler:
         clock: Clock,
         cluster_domain: str,
     ) -> None:
+        self._client = client
         self._cache = cache
         self._renderer = renderer
         self._statuses = statuses
@@ -126,6 +128,11 @@ class DeploymentReconciler:
         known = self._specs.get(entry.ref)
         if known is not None and known[:2] == (entry.uid, entry.generation):
             return known[2]
+        if entry.too_large:
+            reason = f"takes {entry.too_large // 1024} KiB as JSON, and at most {LARGEST // 1024} KiB are read"
+            raise Refused(
+                [Problem("spec", "", reason, "Keep what is large in ConfigMaps or on a volume, and name it.")]
+            )
         deployment = _parse(entry, document)
         self._specs[entry.ref] = (entry.uid, entry.generation, deployment)
         return deployment
@@ -165,16 +172,21 @@ class DeploymentReconciler:
         )
         plan = make_plan(rendered, observed, takeover, ledger)
         plan, wait = ledger.repairs.due(plan, applied=ledger.applied, now=self._clock.monotonic())
+        for contest in ledger.repairs.unnamed:
+            # Before the object is put back: now it still is as the other one left it.
+            ledger.repairs.name(contest, await managers_of(self._client, contest))
         outcome = Outcome()
         if not plan.is_empty:
             outcome = await self._applier.carry_out(plan, owner_uid=entry.uid)
+            for failure in outcome.failures:
+                ledger.repairs.failed(failure.ref)
         ledger.note(rendered, plan, outcome, held=rendered.router.ref if takeover.hold_router else None)
         return _Round(takeover, plan, outcome, wait)
 
     def _situation(
         self, entry: Entry, document: Mapping[str, Any], wish: _Wish, observed: Observed, done: _Round
     ) -> Situation:
-        metadata = document["metadata"]
+        metadata, ledger = document["metadata"], self._ledgers.of(entry, document)
         return Situation(
             name=metadata["name"],
             namespace=metadata["namespace"],
@@ -184,7 +196,8 @@ class DeploymentReconciler:
             problems=wish.problems,
             observed=observed,
             hindrance=hindrance(done.plan, done.outcome),
-            applied=self._ledgers.of(entry, document).applied,
+            contests=ledger.repairs.contests,
+            applied=ledger.applied,
             hints=self._hints.hints(entry.ref),
             loading=self._loading.known(entry.ref),
             taking_over=not done.takeover.done,

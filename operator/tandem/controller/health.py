@@ -15,11 +15,18 @@ OLDEST_ITEM_SECONDS = 300.0
 
 @dataclass
 class Health:
-    """What the probes say. `obstacle` is what the process waits for; `stuck` reads how long work has been waiting."""
+    """What the probes say. `obstacle` is what the process waits for, `notice` what a person should know although all
+    goes on; `oldest_item` reads how long work has been waiting."""
 
     state: str = "starting"
     obstacle: str = ""
+    notice: str = ""
     oldest_item: Callable[[], float] = field(default=lambda: 0.0)
+
+    @property
+    def told(self) -> str:
+        """The state, and what a person should know."""
+        return f"{self.state}; {self.notice}" if self.notice else self.state
 
     def waits_for(self, obstacle: str) -> None:
         """Says what the process waits for; empty when for nothing."""
@@ -60,7 +67,7 @@ def _application(health: Health, metrics: Metrics) -> web.Application:
         return _answer(health.not_alive, "ok")
 
     async def ready(_: web.Request) -> web.Response:
-        return _answer(health.not_ready, health.state)
+        return _answer(health.not_ready, health.told)
 
     async def metric_text(_: web.Request) -> web.Response:
         return web.Response(body=metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

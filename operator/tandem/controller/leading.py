@@ -36,6 +36,7 @@ from tandem.kube.resources import (
     POD,
     WORKLOAD_KINDS,
 )
+from tandem.kube.schemas import schema_differences
 from tandem.kube.verify import Verifier
 from tandem.kube.watch import Watcher
 from tandem.manifests.cluster import Cluster
@@ -149,10 +150,18 @@ class Controller:
         """Looks at everything now and then, spread out, whether anything told us to or not."""
         every = self._settings.resync_seconds
         while True:
+            await self._look_at_schemas()
             await self._clock.sleep(every)
             for kind in OWN:
                 for entry in self._cache.of_kind(kind):
                     self._queue.add_after(entry.ref, random.uniform(0, every / 10))  # noqa: S311 - spreads load
+
+    async def _look_at_schemas(self) -> None:
+        """Tells, once, when the CRDs are of another version than the operator."""
+        notice = await schema_differences(self._client)
+        if notice and notice != self._health.notice:
+            logger.warning("%s", notice)
+        self._health.notice = notice
 
     def _enqueue(self, entry: Entry, before: Entry | None = None) -> None:
         """Asks for work on what a change of `entry` concerns."""

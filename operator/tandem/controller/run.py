@@ -7,7 +7,7 @@ import logging
 import secrets
 import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tandem.controller.health import Health, serving_health
@@ -101,7 +101,7 @@ async def _operate(settings: OperatorSettings, clock: Clock) -> None:
             return
         lease = _Leadership(settings.leader_election, connection, clock)
         health.state = "standing by"
-        if await stop.before(lease.acquire()):
+        if await stop.before(lease.acquire(health.waits_for)):
             return
         metrics.leads(True)
         health.state = "filling the cache"
@@ -179,10 +179,10 @@ class _Leadership:
             fence=fence,
         )
 
-    async def acquire(self) -> None:
-        """Returns when this process may act."""
+    async def acquire(self, tell: Callable[[str], None]) -> None:
+        """Returns when this process may act; `tell` hears of what keeps it from taking part in the election."""
         if self._lease is not None:
-            await self._lease.acquire()
+            await self._lease.acquire(tell)
 
     async def lost(self) -> None:
         """Renews the lease; raises LeaseLost when that fails for too long."""

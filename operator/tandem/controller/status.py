@@ -9,6 +9,7 @@ from typing import Any
 
 from tandem.api.problems import Problem
 from tandem.controller.conditions import Condition, as_status, false, true
+from tandem.controller.contest import Contest
 from tandem.controller.desired import Rendered
 from tandem.controller.hints import Hint
 from tandem.controller.loading import Loading, behind
@@ -38,8 +39,8 @@ class Situation:
     """All that the status is worked out from.
 
     `declared` are the workers per role; `rendered` is None when the spec was refused for `problems`. `hindrance` says
-    why objects could not be written. `applied` are the digests of the objects as written by now, by kind and name.
-    `loading` says how far starting pods are, by name.
+    why objects could not be written, `contests` which of them somebody else keeps changing. `applied` are the digests
+    of the objects as written by now, by kind and name. `loading` says how far starting pods are, by name.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Situation:
     problems: Sequence[Problem]
     observed: Observed
     hindrance: Condition | None
+    contests: Sequence[Contest]
     applied: Mapping[tuple[str, str], str]
     hints: Mapping[str, Hint]
     loading: Mapping[str, Loading]
@@ -171,7 +173,7 @@ def _conditions(
     parts = [_valid(situation), *_rendered(situation), *_model_ready(situation, roles, cause)]
     parts += [_role_ready(view) for view in roles]
     parts += _router_ready(situation.observed.router, router_cause)
-    summary = [_ready(parts, cause), _progressing(parts, cause, situation), _degraded(parts, cause)]
+    summary = [_ready(parts, cause), _progressing(parts, cause, situation), _degraded(parts, cause, situation.contests)]
     wrong = cause is not None or any(part.type in ("Valid", "Rendered") and not part.holds for part in parts)
     if wrong and (serving := still_serving(situation.observed)):
         summary = [replace(part, message=f"{part.message}; {serving}") for part in summary]
@@ -274,12 +276,15 @@ def _progressing(parts: Sequence[Condition], cause: Cause | None, situation: Sit
     return false("Progressing", "Settled")
 
 
-def _degraded(parts: Sequence[Condition], cause: Cause | None) -> Condition:
+def _degraded(parts: Sequence[Condition], cause: Cause | None, contests: Sequence[Contest]) -> Condition:
     broken = next((part for part in parts if part.type in ("Valid", "Rendered") and not part.holds), None)
     if broken is not None:
         return true("Degraded", broken.reason, broken.message)
+    told = [str(contest) for contest in contests]
     if cause is not None:
-        return true("Degraded", cause.reason, _located(cause))
+        return true("Degraded", cause.reason, "\n".join([_located(cause), *told]))
+    if told:
+        return true("Degraded", "ObjectContested", "\n".join(told))
     return false("Degraded", "AsExpected")
 
 

@@ -20,6 +20,8 @@ FIELD_MANAGER = "tandem"
 REQUEST_TIMEOUT = 30.0
 # No object has this version, so an apply that names it can only create.
 NEVER_A_VERSION = "1"
+# Whoever answers in the API server's place may ask for hours.
+LONGEST_RETRY_AFTER = 60.0
 
 Object = dict[str, Any]
 
@@ -138,6 +140,25 @@ class Client:
                     yield event["type"], event["object"]
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ApiError(UNREACHABLE, "Unreachable", f"the watch of {resource} broke: {error!r}") from error
+
+    async def try_watch(
+        self, resource: Resource, namespace: str | None, *, resource_version: str, label_selector: str
+    ) -> None:
+        """Begins a watch and ends it at once: raises where it is not allowed."""
+        query = {
+            "watch": "true",
+            "resourceVersion": resource_version,
+            "labelSelector": label_selector,
+            "timeoutSeconds": str(int(self._timeout)),
+        }
+        bounds = aiohttp.ClientTimeout(total=self._timeout, sock_connect=10)
+        try:
+            async with await self._send("GET", resource.path(namespace), query=query, bounds=bounds) as response:
+                if response.status >= 300:
+                    raise _error(response.status, response.headers, await response.read())
+                response.close()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(UNREACHABLE, "Unreachable", f"{resource} cannot be watched: {error!r}") from error
 
     async def apply(self, obj: Mapping[str, Any], *, uid: str | None) -> Object:
         """Server-side apply with force: `obj` is our full intent; the answer is the object as stored.
@@ -290,7 +311,7 @@ def _error(status: int, headers: Mapping[str, str], data: bytes) -> ApiError:
         status=status,
         reason=document.get("reason") or "",
         message=document.get("message") or f"HTTP status {status}",
-        retry_after=float(wait) if wait and str(wait).isdigit() else None,
+        retry_after=min(float(wait), LONGEST_RETRY_AFTER) if wait and str(wait).isdecimal() else None,
         causes=tuple(
             FieldError(cause.get("field") or "", cause.get("message") or "") for cause in details.get("causes") or ()
         ),

@@ -32,7 +32,11 @@ async def obstacle(client: Client, scope: Scope) -> str:
             )
         for resource in WATCHED_KINDS:
             for namespace in scope:
-                await client.list(resource, namespace, label_selector=selector_for(resource), limit=1, first_page=True)
+                selector = selector_for(resource)
+                found = await client.list(resource, namespace, label_selector=selector, limit=1, first_page=True)
+                await client.try_watch(
+                    resource, namespace, resource_version=found.resource_version, label_selector=selector
+                )
     except ApiError as error:
         if error.status == 403:
             return f"{error.message}: bind the Role or ClusterRole of the chart to the operator's ServiceAccount"

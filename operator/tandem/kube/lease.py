@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,14 +87,22 @@ class LeaderLease:
         self._held: Object | None = None
         self._seen: tuple[str, float] | None = None
 
-    async def acquire(self) -> None:
-        """Returns when the lease is ours; waits as long as that takes, also for an API server that is away."""
+    async def acquire(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Returns when the lease is ours; waits as long as that takes, also for an API server that is away.
+
+        `tell` hears, after each try, what keeps this process from taking part; empty when nothing does.
+        """
         told = ""
         while True:
+            obstacle = ""
             try:
                 holder = await self._try_to_take()
             except ApiError as error:
-                holder = "another candidate" if error.is_conflict else f"an unknown process: {error}"
+                holder = "another candidate"
+                if not error.is_conflict:
+                    obstacle = self._obstacle(error)
+                    holder = f"an unknown process: {obstacle}"
+            tell(obstacle)
             if self._held is not None:
                 logger.info("leading: %s holds Lease %s/%s", self._identity, self._namespace, self._name)
                 return
@@ -169,6 +178,12 @@ class LeaderLease:
             return error.is_not_found
         self._held = found
         return bool((found.get("spec") or {}).get("holderIdentity") != self._identity)
+
+    def _obstacle(self, error: ApiError) -> str:
+        text = f"Lease {self._namespace}/{self._name} cannot be had: {error}"
+        if error.status not in (403, 404):
+            return text
+        return f"{text}: the chart makes the Lease and the Role for it, `helm upgrade` makes them anew"
 
     def _lose(self, why: str) -> str:
         self._fence.close()

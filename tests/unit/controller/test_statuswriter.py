@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from tandem.controller.conditions import Condition, as_status, false, true
+from tandem.controller.pace import FREE
 from tandem.controller.statuswriter import GATHER_SECONDS, StatusWriter
 from tandem.kube.cache import Cache, entry_of
+from tandem.kube.client import Listing
 from tandem.kube.resources import MODEL_DEPLOYMENT
 from tests.unit.kube.fakes import FakeClock
 
@@ -27,14 +29,22 @@ class Server:
         }
         self.patches: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
+        self.unknown: set[str] = set()
+        self.managers: list[str] = []
 
     async def merge(self, _resource: Any, _ns: str, _name: str, patch: Any, *, uid: str, subresource: str) -> Any:
         assert (uid, subresource) == ("u", "status")
         self.patches.append(patch["status"])
         status = {**(self.object.get("status") or {}), **patch["status"]}
-        self.object["status"] = {key: value for key, value in status.items() if value is not None}
+        kept = {key: value for key, value in status.items() if value is not None and key not in self.unknown}
+        self.object["status"] = kept
         self.object["metadata"]["resourceVersion"] = str(int(self.object["metadata"]["resourceVersion"]) + 1)
         return copy.deepcopy(self.object)
+
+    async def list(self, _resource: Any, _ns: str, *, field_selector: str) -> Listing:
+        assert field_selector == "metadata.name=chat"
+        managed = [{"manager": manager, "subresource": "status"} for manager in self.managers]
+        return Listing(({"metadata": {"managedFields": managed}},), "1")
 
     async def create(self, _resource: Any, event: dict[str, Any]) -> Any:
         self.events.append(event)
@@ -124,3 +134,43 @@ async def test_an_event_follows_a_transition_and_nothing_else(setup: Setup) -> N
     (event,) = setup.server.events
     assert (event["type"], event["reason"], event["message"]) == ("Warning", "InvalidSpec", "why")
     assert event["involvedObject"]["uid"] == "u"
+
+
+def tampered(setup: Setup) -> None:
+    setup.server.object["status"]["phase"] = "Nonsense"
+
+
+async def test_a_status_that_somebody_keeps_changing_is_written_ever_more_rarely(setup: Setup) -> None:
+    await setup.write(*READY, phase="Ready")
+    for _ in range(600):
+        tampered(setup)
+        await setup.write(*READY, phase="Ready")
+        await setup.clock.advance(1)
+    assert len(setup.server.patches) < 1 + FREE + 6 + 600 / 50
+
+
+async def test_a_fight_over_a_status_is_told_once_with_who_it_is(setup: Setup) -> None:
+    setup.server.managers = ["tandem"]
+    await setup.write(*READY, phase="Ready")
+    for _ in range(60):
+        tampered(setup)
+        await setup.write(*READY, phase="Ready")
+        await setup.clock.advance(1)
+    told = [event for event in setup.server.events if event["reason"] == "StatusContested"]
+    assert len(told) == 1
+    assert "a second Tandem operator that serves this namespace" in told[0]["message"]
+
+
+async def test_a_field_that_the_crd_does_not_know_is_not_written_again_and_again(setup: Setup) -> None:
+    setup.server.unknown = {"added"}
+    waits = []
+    for _ in range(60):
+        waits.append(await setup.write(*READY, phase="Ready", added="1"))
+        await setup.clock.advance(1)
+    assert len(setup.server.patches) == 2, "once, and once more to be sure"
+    assert set(waits[5:]) == {None}
+    # What the CRD does know is still written.
+    await setup.write(*READY, phase="RollingOut", added="1")
+    await setup.clock.advance(1)
+    await setup.write(*READY, phase="RollingOut", added="1")
+    assert setup.server.object["status"]["phase"] == "RollingOut"

@@ -97,6 +97,7 @@ class LeaseClient:
     def __init__(self, server: LeaseServer) -> None:
         self._server = server
         self.is_cut_off = False
+        self.refusal: ApiError | None = None
 
     async def get(self, resource: Resource, namespace: str, name: str) -> dict[str, Any]:
         self._reach()
@@ -121,3 +122,5 @@ class LeaseClient:
     def _reach(self) -> None:
         if self.is_cut_off:
             raise ApiError(UNREACHABLE, "Unreachable", "the API server cannot be reached")
+        if self.refusal is not None:
+            raise self.refusal

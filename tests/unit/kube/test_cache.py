@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tandem.kube.cache import Cache, Ref, entry_of
+from tandem.kube.cache import LARGEST, Cache, Ref, entry_of
 from tandem.kube.resources import CONFIG_MAP, DEPLOYMENT, MODEL_DEPLOYMENT, POD, Resource
 
 OWNER = {"apiVersion": "tandem.dev/v1alpha1", "kind": "ModelDeployment", "name": "chat", "uid": "md-1"}
@@ -38,8 +38,8 @@ REF = Ref("ConfigMap", "ns", "c")
 
 def test_older_news_never_replace_newer() -> None:
     cache = Cache()
-    assert cache.put(entry(version=10, data={"a": "new"}))
-    assert not cache.put(entry(version=9, data={"a": "old"}))
+    assert cache.put(entry(owner=OWNER, version=10, data={"a": "new"}))
+    assert not cache.put(entry(owner=OWNER, version=9, data={"a": "old"}))
     found = cache.get(REF)
     assert found is not None
     assert found.object["data"] == {"a": "new"}
@@ -47,14 +47,16 @@ def test_older_news_never_replace_newer() -> None:
 
 def test_the_echo_of_our_own_write_is_no_news() -> None:
     cache = Cache()
-    assert cache.put(entry(version=10, data={"a": "1"}))
-    assert not cache.put(entry(version=10, data={"a": "1"}))
+    assert cache.put(entry(owner=OWNER, version=10, data={"a": "1"}))
+    assert not cache.put(entry(owner=OWNER, version=10, data={"a": "1"}))
 
 
 def test_a_new_version_that_says_the_same_is_no_news_but_is_remembered() -> None:
     cache = Cache()
-    cache.put(entry(version=10, data={"a": "1"}))
-    assert not cache.put(entry(version=11, data={"a": "1"}, metadata={"managedFields": [{"manager": "x"}]}))
+    cache.put(entry(owner=OWNER, version=10, data={"a": "1"}))
+    assert not cache.put(
+        entry(owner=OWNER, version=11, data={"a": "1"}, metadata={"managedFields": [{"manager": "x"}]})
+    )
     found = cache.get(REF)
     assert found is not None
     assert found.version == 11
@@ -121,7 +123,7 @@ def test_what_nobody_reads_is_not_kept() -> None:
 
 @pytest.mark.parametrize(("resource", "kept"), [(DEPLOYMENT, True), (MODEL_DEPLOYMENT, True), (CONFIG_MAP, False)])
 def test_status_is_kept_where_it_is_read(resource: Resource, kept: bool) -> None:
-    assert ("status" in entry(resource, status={"replicas": 1}).object) is kept
+    assert ("status" in entry(resource, owner=OWNER, status={"replicas": 1}).object) is kept
 
 
 def test_observers_hear_of_every_version_and_end() -> None:
@@ -131,3 +133,25 @@ def test_observers_hear_of_every_version_and_end() -> None:
     cache.put(entry(version=10))
     cache.remove(REF, uid="u1", version=12)
     assert heard == [("c", "u1", 10), ("c", "u1", 12)]
+
+
+def test_an_object_of_ours_that_is_too_large_is_kept_without_its_spec() -> None:
+    found = entry(MODEL_DEPLOYMENT, spec={"text": "x" * LARGEST}, status={"phase": "Invalid"})
+    assert found.too_large > LARGEST
+    assert len(found.body) < 1000
+    assert found.object["status"] == {"phase": "Invalid"}
+    assert entry(MODEL_DEPLOYMENT, spec={"text": "x" * (LARGEST // 2)}).too_large == 0
+
+
+def test_no_part_of_an_object_makes_it_large_in_the_cache() -> None:
+    labels = {f"l{number}": "x" * 60 for number in range(10_000)}
+    found = entry(MODEL_DEPLOYMENT, spec={}, status={"m": "x" * LARGEST}, metadata={"labels": labels})
+    assert found.too_large
+    assert len(found.body) < 1000
+
+
+def test_of_what_nobody_of_ours_controls_only_the_head_is_kept() -> None:
+    stray = entry(data={"a": "x" * 10_000})
+    assert (stray.deployment, stray.owner) == ("chat", None)
+    assert "data" not in stray.object
+    assert entry(data={"a": "x"}, owner=OWNER).object["data"] == {"a": "x"}

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tandem.kube.errors import Fenced
+from tandem.kube.errors import ApiError, Fenced
 from tandem.kube.lease import LeaderLease, LeaseFence, LeaseTimes
 from tandem.kube.resources import LEASE
 from tests.unit.kube.fakes import FakeClock, LeaseClient, LeaseServer, settle
@@ -222,3 +222,18 @@ async def test_a_lease_that_was_made_without_a_holder_is_free(
 def test_times_that_cannot_work_are_refused(times: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="renew_deadline < duration"):
         LeaseTimes(**times)
+
+
+async def test_a_lease_that_may_not_be_had_is_told_until_it_may(
+    first: Replica, server: LeaseServer, clock: FakeClock
+) -> None:
+    told: list[str] = []
+    first.client.refusal = ApiError(403, "Forbidden", 'leases "operator" is forbidden')
+    acquiring = asyncio.create_task(first.lease.acquire(told.append))
+    await clock.advance(5)
+    assert "Lease ns/operator cannot be had" in told[-1]
+    assert "`helm upgrade` makes them anew" in told[-1]
+    first.client.refusal = None
+    await clock.advance(5)
+    assert acquiring.done()
+    assert told[-1] == ""
