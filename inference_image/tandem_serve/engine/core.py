@@ -158,10 +158,8 @@ class EngineCore:
     @torch.inference_mode()
     def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Update]:
         params = [sequence.request.sampling for sequence in sequences]
-        for row, (sequence, param) in enumerate(zip(sequences, params, strict=True)):
-            if sequence.generated < param.min_tokens:
-                sampling.forbid(logits[row], sorted(self._eos_ids | set(param.stop_token_ids)))
-        tokens = sampling.sample(logits, params, [sequence.generator for sequence in sequences])
+        changed = self._changed(logits, sequences)
+        tokens = sampling.sample(changed, params, [sequence.generator for sequence in sequences])
         updates = []
         for row, (sequence, param, token) in enumerate(zip(sequences, params, tokens, strict=True)):
             logprobs: tuple[TokenLogprob, ...] = ()
@@ -169,6 +167,22 @@ class EngineCore:
                 logprobs = (sampling.token_logprob(logits[row], token, param.logprobs),)
             updates.append(self._commit_safely(sequence, token, logprobs))
         return updates
+
+    def _changed(self, logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        """The logits that tokens are chosen by; reported log probabilities stay those of the model."""
+        changed = logits
+        for row, sequence in enumerate(sequences):
+            param = sequence.request.sampling
+            too_early = sequence.generated < param.min_tokens
+            if not too_early and not param.changes_logits:
+                continue
+            changed = logits.clone() if changed is logits else changed
+            if param.changes_logits:
+                prompt, generated = sequence.tokens[: sequence.prompt_len], sequence.tokens[sequence.prompt_len :]
+                sampling.change_logits(changed[row], param, prompt=prompt, generated=generated)
+            if too_early:
+                sampling.forbid(changed[row], sorted(self._eos_ids | set(param.stop_token_ids)))
+        return changed
 
     def _commit_safely(self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]) -> Update:
         """A failure with one sequence ends that one only."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 
 import torch
 from torch import Generator, Tensor
@@ -11,6 +12,7 @@ from tandem_serve.engine.types import SamplingParams, TokenLogprob
 
 # Logits divided by less leave the range of float32; the most likely token has all the probability long before.
 GREEDY_BELOW = 1e-5
+_LIKELY = 256  # tokens that mostly hold all of top-p: finding them is much cheaper than sorting the vocabulary
 
 
 def make_generator(seed: int | None, device: torch.device) -> Generator:
@@ -30,21 +32,45 @@ def sample(logits: Tensor, params: list[SamplingParams], generators: list[Genera
 
 
 def _draw(logits: Tensor, params: SamplingParams, generator: Generator) -> int:
-    """Temperature, then top-k, then the smallest set of tokens whose probability reaches top-p."""
+    """Temperature, then top-k, then the smallest set of tokens whose probability reaches top-p, then min-p."""
     scaled = logits.float() / params.temperature
     indices: Tensor | None = None
     if 0 < params.top_k < scaled.shape[-1]:
         scaled, indices = scaled.topk(params.top_k)
-    elif params.top_p < 1:
-        scaled, indices = scaled.sort(descending=True)
     probabilities = scaled.softmax(dim=-1)
+    best = probabilities.max()
     if params.top_p < 1:
-        before = probabilities.cumsum(dim=-1) - probabilities
-        beyond = before >= params.top_p
-        beyond[0] = False
-        probabilities = probabilities.masked_fill(beyond, 0.0)
+        probabilities, order = _most_likely(probabilities, params.top_p)
+        indices = order if indices is None else indices[order]
+    if params.min_p > 0:
+        probabilities = probabilities.masked_fill(probabilities < params.min_p * best, 0.0)
     choice = torch.multinomial(probabilities, 1, generator=generator)
     return int(choice) if indices is None else int(indices[choice])
+
+
+def _most_likely(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """The most likely tokens that together reach `top_p`, at least one, and which ones they are."""
+    values, indices = probabilities.topk(min(_LIKELY, len(probabilities)))
+    if len(values) < len(probabilities) and values.sum() < top_p:
+        values, indices = probabilities.sort(descending=True)
+    beyond = values.cumsum(dim=-1) - values >= top_p
+    beyond[0] = False
+    return values.masked_fill(beyond, 0.0), indices
+
+
+def change_logits(logits: Tensor, params: SamplingParams, *, prompt: list[int], generated: list[int]) -> None:
+    """Penalties for tokens that came before, then the biases, in one row of logits, in place."""
+    if params.repetition_penalty != 1:
+        seen = sorted({*prompt, *generated})
+        of_seen = logits[seen]
+        factor = params.repetition_penalty
+        logits[seen] = torch.where(of_seen < 0, of_seen * factor, of_seen / factor)
+    if (params.presence_penalty or params.frequency_penalty) and generated:
+        counts = Counter(generated)
+        times = torch.tensor(list(counts.values()), dtype=logits.dtype, device=logits.device)
+        logits[list(counts)] -= params.presence_penalty + params.frequency_penalty * times
+    for token, bias in params.logit_bias:
+        logits[token] += bias
 
 
 def forbid(logits: Tensor, tokens: list[int]) -> None:

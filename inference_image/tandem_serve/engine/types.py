@@ -9,12 +9,20 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How one sequence is continued. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off."""
+    """How one sequence is continued. `temperature` 0 is greedy; the other defaults of these change nothing."""
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    """Tokens less likely than this share of the most likely one are out."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of every token generated before; `frequency_penalty` once for each time."""
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens in the prompt or generated before."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     min_tokens: int = 0
     ignore_eos: bool = False
@@ -24,6 +32,11 @@ class SamplingParams:
     """Number of alternatives reported per new token (0: only the chosen one); None: no logprobs."""
     prompt_logprobs: int | None = None
     """The same for prompt tokens."""
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether anything is done to the logits before a token is chosen."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1 or self.logit_bias)
 
 
 @dataclass(frozen=True, kw_only=True)

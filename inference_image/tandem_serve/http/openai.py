@@ -27,7 +27,8 @@ def check(service: Service, body: OpenAIRequest) -> None:
     service.ready  # noqa: B018  (raises the 503 before anything else is looked at)
     prompts.check_model(service, body.model)
     body.refuse_unsupported()
-    prompts.check_stop_tokens(service, body.stop_token_ids)
+    prompts.check_tokens(service, body.stop_token_ids or (), param="stop_token_ids")
+    prompts.check_tokens(service, body.logit_bias or (), param="logit_bias")
 
 
 def make_job(

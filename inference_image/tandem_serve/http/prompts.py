@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -99,13 +100,13 @@ def _checked(codec: TextCodec, ids: list[int]) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def check_stop_tokens(service: Service, ids: list[int] | None) -> None:
-    """Raises a 400 for an end token that the model does not have."""
+def check_tokens(service: Service, ids: Iterable[int | str], *, param: str) -> None:
+    """Raises a 400 for a token that the model does not have. Keys of JSON objects are numbers as text."""
     vocab_size = service.ready.codec.vocab_size
-    for token in ids or ():
-        if not 0 <= token < vocab_size:
-            message = f"stop_token_ids: {token} is not a token (0 to {vocab_size - 1})"
-            raise invalid(message, param="stop_token_ids")
+    for token in ids:
+        number = token if isinstance(token, int) else int(token) if token.isdecimal() and len(token) < 10 else -1
+        if not 0 <= number < vocab_size:
+            raise invalid(f"{param}: {token} is not a token (0 to {vocab_size - 1})", param=param)
 
 
 def check_model(service: Service, name: str | None) -> None:

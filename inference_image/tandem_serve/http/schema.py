@@ -14,6 +14,7 @@ from tandem_serve.http.errors import invalid, unsupported
 HARD_MAX_NEW_TOKENS = 512
 """No `/generate` request gets more, whatever the configuration says."""
 MAX_STOPS = 16
+MAX_BIASES = 1024
 MAX_CHOICES = 128
 """Sequences of one request: prompts times n."""
 
@@ -26,7 +27,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "chat_template": (),
     "continue_final_message": (False,),
     "documents": ([],),
-    "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
     "guided_choice": (),
@@ -35,15 +35,11 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "guided_regex": (),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
-    "logit_bias": ({},),
-    "min_p": (0,),
     "modalities": (["text"],),
     "prediction": (),
-    "presence_penalty": (0,),
     "prompt_embeds": (),
     "prompt_logprobs": (),
     "reasoning_effort": ("none",),
-    "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
@@ -74,6 +70,9 @@ Text = Annotated[str, AfterValidator(_unicode)]
 Items = Annotated[list[T], Field(fail_fast=True)]
 
 
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -101,6 +100,11 @@ class OpenAIRequest(_Request):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=100)
+    logit_bias: Annotated[dict[Text, Bias], Field(max_length=MAX_BIASES)] | None = None
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     seed: int | None = None
     stop: Text | Items[Text] | None = None

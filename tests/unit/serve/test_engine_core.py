@@ -125,6 +125,20 @@ def test_min_tokens_puts_the_end_off(llama: LoadedModel, clock: Clock) -> None:
     assert free[2] not in out[:8]
 
 
+def test_a_repetition_penalty_is_that_of_generate(llama: LoadedModel, llama_dir: Path, clock: Clock) -> None:
+    engine = core(llama, clock)
+    engine.add(request(repetition_penalty=1.8))
+    model = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    ids = torch.tensor([PROMPT])
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, repetition_penalty=1.8
+    )
+    expected = out[0, len(PROMPT) :].tolist()
+    assert expected != greedy(llama, clock)
+    assert tokens(run(engine)[0]) == expected
+
+
 def test_a_stop_token_id_ends_the_sequence_and_is_not_text(llama: LoadedModel, clock: Clock) -> None:
     free = greedy(llama, clock)
     engine = core(llama, clock)

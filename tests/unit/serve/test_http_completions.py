@@ -101,9 +101,14 @@ async def test_a_stop_string_is_held_back_in_streams(server: LiveServer) -> None
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"suffix": "x"}, "suffix"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"logit_bias": {"320": 1}}, "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"frequency_penalty": -3}, "frequency_penalty"),
         ({"best_of": 4}, "best_of"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"temperature": 3}, "temperature"),
         ({"max_tokens": "5"}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -123,6 +128,13 @@ async def test_what_is_not_served_is_a_400_that_names_the_field(server: LiveServ
     assert (answer.status, answer.error["param"]) == (400, param)
     assert param in answer.error["message"]
     assert answer.error["type"] == "invalid_request_error"
+
+
+async def test_a_bias_decides_what_comes(server: LiveServer) -> None:
+    answer = await server.complete(PROMPT, max_tokens=4, logit_bias={"50": 100.0}, logprobs=0)
+    assert len(set(answer.json["choices"][0]["logprobs"]["tokens"])) == 1
+    banned = await server.complete(PROMPT, max_tokens=4, frequency_penalty=2, presence_penalty=2, min_p=0.1, seed=1)
+    assert banned.status == 200
 
 
 async def test_unknown_fields_and_neutral_values_are_ignored(server: LiveServer) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from tandem_serve.engine.sampling import make_generator, sample
+from tandem_serve.engine.sampling import change_logits, make_generator, sample
 from tandem_serve.engine.types import SamplingParams
 
 CPU = torch.device("cpu")
@@ -37,6 +39,39 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     assert draws(500, temperature=1.0, top_p=0.79)[2:] == [0, 0]
     assert draws(500, temperature=1.0, top_p=0.81)[2] > 0
     assert draws(50, temperature=1.0, top_p=0.0) == [1, 0, 0, 0]
+
+
+def test_min_p_keeps_what_is_near_the_most_likely() -> None:
+    assert draws(500, temperature=1.0, min_p=0.25)[3] == 0
+    assert draws(500, temperature=1.0, min_p=0.25)[2] > 0
+    assert draws(50, temperature=1.0, min_p=1.0) == [1, 0, 0, 0]
+
+
+def test_top_p_of_a_flat_distribution_takes_more_than_the_likely_tokens() -> None:
+    params = SamplingParams(max_tokens=1, temperature=1.0, top_p=0.9)
+    generator = make_generator(3, CPU)
+    tokens = [sample(torch.zeros(1, 1000), [params], [generator])[0] for _ in range(300)]
+    assert len(set(tokens)) > 200
+
+
+def changed(prompt: list[int], generated: list[int], **fields: Any) -> list[float]:
+    logits = torch.tensor([2.0, 1.0, -1.0, 0.5])
+    change_logits(logits, SamplingParams(max_tokens=1, **fields), prompt=prompt, generated=generated)
+    return logits.tolist()
+
+
+def test_presence_counts_once_and_frequency_every_time_and_neither_the_prompt() -> None:
+    assert changed([3], [0, 0, 1], presence_penalty=0.5) == [1.5, 0.5, -1.0, 0.5]
+    assert changed([3], [0, 0, 1], frequency_penalty=0.5) == [1.0, 0.5, -1.0, 0.5]
+    assert changed([3], [], frequency_penalty=0.5) == [2.0, 1.0, -1.0, 0.5]
+
+
+def test_repetition_counts_the_prompt_too() -> None:
+    assert changed([3, 2], [0, 0], repetition_penalty=2.0) == [1.0, 1.0, -2.0, 0.25]
+
+
+def test_a_bias_is_added() -> None:
+    assert changed([], [], logit_bias=((1, 3.0), (2, -1.0))) == [2.0, 4.0, -2.0, 0.5]
 
 
 def test_rows_are_drawn_by_their_own_parameters() -> None:
