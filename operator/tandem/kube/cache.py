@@ -13,6 +13,9 @@ from tandem.kube.resources import MODEL_DEPLOYMENT, OWN_KINDS, POD, WORKLOAD_KIN
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 LONGEST_MESSAGE = 4096
+# Bytes of JSON that an object of our own kinds may take. Client-side apply cannot store more, and a few hundred objects
+# as large as etcd takes them would fill the operator's memory.
+LARGEST = 256 * 1024
 
 
 class Ref(NamedTuple):
@@ -41,7 +44,7 @@ class Owner(NamedTuple):
 class Entry:
     """One object. `version` is its resourceVersion as a number, `generation` that of its spec (0 for kinds without),
     `owner` its controller and `deployment` the name of the ModelDeployment that it belongs to by controller or label
-    ('' for none)."""
+    ('' for none). `too_large` are the bytes of an object that only the head of is kept, for its size; 0 for others."""
 
     ref: Ref
     uid: str
@@ -51,6 +54,7 @@ class Entry:
     deployment: str
     deleting: bool
     body: bytes
+    too_large: int = 0
 
     @property
     def object(self) -> dict[str, Any]:
@@ -75,15 +79,18 @@ def entry_of(resource: Resource, obj: Mapping[str, Any]) -> Entry:
         None,
     )
     label = (metadata.get("labels") or {}).get(labels.DEPLOYMENT, "")
+    of_deployment = owner is not None and owner.kind == MODEL_DEPLOYMENT.kind
+    body, too_large = _body(resource, obj, keeps_content=of_deployment or resource in OWN_KINDS or resource is POD)
     return Entry(
         ref=Ref(resource.kind, metadata.get("namespace", ""), metadata["name"]),
         uid=metadata["uid"],
         version=int(metadata["resourceVersion"]),
         generation=metadata.get("generation", 0),
         owner=owner,
-        deployment=owner.name if owner is not None and owner.kind == MODEL_DEPLOYMENT.kind else label,
+        deployment=owner.name if owner is not None and of_deployment else label,
         deleting="deletionTimestamp" in metadata,
-        body=to_json(_compact(resource, obj)),
+        body=body,
+        too_large=too_large,
     )
 
 
@@ -165,6 +172,26 @@ class Cache:
     def _tell(self, ref: Ref, uid: str, version: int) -> None:
         for observer in self.observers:
             observer(ref, uid, version)
+
+
+def _body(resource: Resource, obj: Mapping[str, Any], *, keeps_content: bool) -> tuple[bytes, int]:
+    """What is kept of an object as JSON, and the bytes that it would have taken if that is too much.
+
+    Of what only carries our labels nothing but its name, owner and end matters.
+    """
+    compact = _compact(resource, obj)
+    too_large = 0
+    if keeps_content:
+        body = to_json(compact)
+        if resource not in OWN_KINDS or len(body) <= LARGEST:
+            return body, 0
+        too_large = len(body)
+    kept = ("apiVersion", "kind", "metadata", "status") if too_large else ("apiVersion", "kind", "metadata")
+    body = to_json({key: compact[key] for key in kept if key in compact})
+    if len(body) > LARGEST:
+        named = {key: value for key, value in compact["metadata"].items() if key not in ("labels", "annotations")}
+        body = to_json({"apiVersion": compact["apiVersion"], "kind": compact["kind"], "metadata": named})
+    return body, too_large
 
 
 def _compact(resource: Resource, obj: Mapping[str, Any]) -> dict[str, Any]:
