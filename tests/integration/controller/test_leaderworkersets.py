@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tandem.api.load import parse_resource
+from tandem.cli.app import run
 from tandem.kube.resources import LEADER_WORKER_SET, Resource
 from tandem.manifests import Cluster, build
 from tandem.rendering.library import load_library
@@ -23,7 +24,7 @@ from tests.integration.controller.conftest import USER, install_crds
 from tests.integration.controller.node import ToldNode
 from tests.integration.controller.process import OperatorProcess
 from tests.integration.controller.sets import PlayedSets, with_address
-from tests.integration.controller.space import AGG, DISAGG, OTHER_MODEL, Space, condition
+from tests.integration.controller.space import AGG, DISAGG, OTHER_MODEL, Space, condition, model_deployment
 
 pytestmark = pytest.mark.integration
 
@@ -184,6 +185,21 @@ def test_an_edit_of_one_role_rolls_only_that_one(bare: ControlPlane, served: Spa
         (server,) = decode["spec"]["leaderWorkerTemplate"][part]["spec"]["containers"]
         assert server["resources"]["requests"]["cpu"] == "750m"
     assert sets(served, "prefill") == [prefill]
+
+
+def test_diff_asks_whether_the_kind_is_served(
+    bare: ControlPlane, served: Space, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.create(**AGG, **SPANNING)
+    served.wait_applied()
+    path = tmp_path / "chat.yaml"
+    path.write_text(json.dumps(model_deployment("chat", served.namespace, **AGG, **SPANNING)))
+
+    arguments = ["diff", "-f", str(path), f"--kubeconfig={bare.kubeconfig}"]
+    assert run(arguments) == 0
+    assert capsys.readouterr().out == ""
+    assert run([*arguments, "--gpus-per-node=4"]) == 1
+    assert "LeaderWorkerSet" in capsys.readouterr().out
 
 
 def test_scaling_moves_the_generating_role(bare: ControlPlane, served: Space) -> None:
