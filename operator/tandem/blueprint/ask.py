@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tandem.blueprint.formats import PLAIN_BYTES
 from tandem.blueprint.memory import Load
@@ -23,6 +24,23 @@ _CACHE_BYTES: Mapping[str, int] = {
 }
 # Backends whose batch size is that of each copy of the attention layers.
 _BATCH_PER_COPY = frozenset(("vllm", "trtllm"))
+
+
+def served(blueprint: Blueprint, backend: str, *, gpu: bool) -> Blueprint:
+    """The blueprint in the number format that a backend computes in, which need not be that of the files.
+
+    The bundled server takes float32 on a CPU and bfloat16 on a GPU; the engines halve float32.
+    """
+    if blueprint.structure is None:
+        return blueprint
+    dtype = blueprint.dtype
+    if backend == "torch":
+        dtype = "bfloat16" if gpu else "float32"
+    elif dtype == "float32":
+        dtype = "float16"
+    if dtype == blueprint.dtype:
+        return blueprint
+    return replace(blueprint, dtype=dtype, weights_from="config")
 
 
 def load_of(backend: str, parameters: Mapping[str, object], blueprint: Blueprint, split: Split) -> Load:

@@ -63,7 +63,7 @@ def from_config(config: Mapping[str, object], *, place: str = "", index: Index |
 
 def digest(config: Mapping[str, object], index: Index | None = None) -> str:
     """SHA-256 of the content, whatever the order of its keys."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
     found = hashlib.sha256(text.encode())
     if index is not None:
         found.update(f"\n{index.total_bytes}".encode())

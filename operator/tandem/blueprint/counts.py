@@ -69,6 +69,17 @@ def weight_bytes(structure: Structure, number: Format, quantised: Format | None 
     return around + sum(run.count * summed(run.layer.weights(structure.hidden), run.layer) for run in structure.kinds())
 
 
+def further_bytes(structure: Structure, number: Format, quantised: Format | None = None) -> int:
+    """Bytes of what is stored to predict further tokens, and loaded only for that."""
+    last = structure.runs[-1].layer
+    return sum(
+        times
+        * weight.copies
+        * matrix_bytes(weight, weight.out, weight.inp, layer=last, number=number, quantised=quantised or number)
+        for times, weight in structure.further()
+    )
+
+
 def token_bytes(mixer: Mixer | None, size: int, *, across: int = 1) -> int:
     """KV cache bytes of one token in one layer, on one of `across` GPUs that share its heads.
 

@@ -23,11 +23,15 @@ _DECLARED = ("max_seq_len", "total_params", "weight_bytes", "kv_bytes_per_token"
 
 
 def parse_json(text: str, name: str, *, limit: int = MAX_CHARACTERS) -> dict[str, object]:
-    """The map that a JSON text is; raises `Refused`, located in the file `name`."""
+    """The map that a JSON text is; raises `Refused`, located in the file `name`.
+
+    Infinity and NaN are read, as configurations of real models have them (`time_step_limit`); who reads a number
+    refuses them there.
+    """
     if len(text) > limit:
         raise refuse(name, f"{len(text)} characters", "the text is too long", f"Give at most {limit} characters.")
     try:
-        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         where = f"{name}:{error.lineno}:{error.colno}"
         raise refuse(where, None, f"malformed JSON: {error.msg}", "Check the file: it may be cut off.") from None
@@ -127,10 +131,6 @@ def _check_depth(value: object, name: str) -> None:
 
 def _too_deep(name: str) -> Refused:
     return refuse(name, None, "nested too deeply", f"Write at most {MAX_DEPTH} levels.")
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no number")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

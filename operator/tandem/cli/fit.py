@@ -14,8 +14,8 @@ from pydantic.alias_generators import to_camel
 from tandem.api.deployment import ModelDeployment, RoleName
 from tandem.api.problems import refuse
 from tandem.api.quantity import quantity
-from tandem.blueprint.ask import load_of
-from tandem.blueprint.fits import Change, Room, Verdict, changes, gib, judge
+from tandem.blueprint.ask import load_of, served
+from tandem.blueprint.fits import CPU_RESERVE, Change, Room, Verdict, changes, gib, judge
 from tandem.blueprint.gpus import gpu_memory
 from tandem.blueprint.memory import Load
 from tandem.blueprint.model import Blueprint
@@ -25,9 +25,6 @@ from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.model_files import read_blueprint
 from tandem.cli.source import deployments_in, file_option
 from tandem.manifests import build
-
-# What the bundled server takes beside the model.
-_CPU_RESERVE = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +89,7 @@ def _judged(
 ) -> _Judged:
     backend = deployment.spec.backend
     split = split_of(backend, given) if room.gpu else ONE
+    model = served(model, backend, gpu=room.gpu)
     load = load_of(backend, given, model, split)
     verdict = judge(model, load, split, room)
     possible = () if verdict.fits else changes(model, load, split, room, fp8=backend != "torch")
@@ -118,7 +116,7 @@ def _cpu(deployment: ModelDeployment, role: RoleName) -> Room:
     path = f"spec.roles.{role}.resources.limits.memory"
     if limit is None:
         raise refuse(path, None, "there is nothing to judge against", "Give --gpu, or this limit.")
-    return Room(memory=_bytes(path, limit), usable=1.0, reserve=_CPU_RESERVE, gpu=False)
+    return Room(memory=_bytes(path, limit), usable=1.0, reserve=CPU_RESERVE, gpu=False)
 
 
 def _bytes(path: str, value: object) -> int:

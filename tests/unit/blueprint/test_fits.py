@@ -3,11 +3,13 @@
 import pytest
 
 from tandem.api.problems import Refused
-from tandem.blueprint.ask import load_of
+from tandem.blueprint.ask import load_of, served
 from tandem.blueprint.budget import over_budget
 from tandem.blueprint.config import from_config
+from tandem.blueprint.counts import further_bytes
 from tandem.blueprint.document import from_dict
 from tandem.blueprint.fits import GIB, Room, changes, judge
+from tandem.blueprint.formats import plain
 from tandem.blueprint.gpus import GPUS, gpu_memory
 from tandem.blueprint.index import Index
 from tandem.blueprint.memory import Load
@@ -92,6 +94,24 @@ def test_the_bytes_of_files_are_taken_where_they_are_known():
     assert judge(indexed, LOAD, ONE, H100).parts.weights == whole + 1000
 
 
+def test_a_tied_head_that_is_stored_twice_is_loaded_once():
+    tied = GOLDEN[5]
+    loaded = from_config(tied.config()).weight_bytes
+    stored = loaded + 2 * 151936 * 1536
+
+    assert tied.name == "Qwen2.5-1.5B"
+    assert judge(from_config(tied.config(), index=Index(stored, ("a",), 1)), LOAD, ONE, H100).parts.weights == loaded
+
+
+def test_layers_for_further_tokens_are_stored_and_not_loaded():
+    blueprint = from_config(DEEPSEEK_V3)
+    further = further_bytes(blueprint.structure, plain("bfloat16"), blueprint.quantisation.format)
+    indexed = from_config(DEEPSEEK_V3, index=Index(blueprint.weight_bytes + further, ("a",), 1))
+
+    assert further > 13 * 10**9
+    assert judge(indexed, LOAD, ONE, H100).parts.weights == blueprint.weight_bytes
+
+
 def test_declared_numbers_are_enough_and_gaps_are_told():
     declared = from_dict({"schema_version": 1, "weight_bytes": 10 * GIB})
 
@@ -139,6 +159,28 @@ def test_s3_04_a_budget_that_cannot_be_is_refused(value):
 )
 def test_what_a_role_asks_for(backend, parameters, expected):
     assert load_of(backend, parameters, LLAMA_8B, ONE) == expected
+
+
+@pytest.mark.parametrize(
+    ("backend", "gpu", "stored", "runs"),
+    [
+        ("torch", False, "bfloat16", "float32"),
+        ("torch", True, "float32", "bfloat16"),
+        ("vllm", True, "float32", "float16"),
+        ("vllm", True, "bfloat16", "bfloat16"),
+    ],
+)
+def test_the_number_format_that_a_backend_computes_in(backend, gpu, stored, runs):
+    document = {**GOLDEN[0].config(), "dtype": stored}
+
+    assert served(from_config(document), backend, gpu=gpu).dtype == runs
+
+
+def test_the_bytes_of_files_in_another_format_are_not_taken():
+    indexed = from_config(GOLDEN[0].config(), index=Index(LLAMA_8B.weight_bytes, ("a",), 1))
+    on_cpu = served(indexed, "torch", gpu=False)
+
+    assert judge(on_cpu, LOAD, ONE, H100).parts.weights == 2 * LLAMA_8B.weight_bytes
 
 
 @pytest.mark.parametrize(("name", "same"), [("H100-80GB", "H100-80GB"), ("h200", "H200-141GB"), ("l4", "L4-24GB")])

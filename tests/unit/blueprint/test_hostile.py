@@ -24,7 +24,7 @@ BASES = (
 )
 KEYS = sorted({key for base in BASES for key in base} | {"layer_types", "sliding_window", "mlp_only_layers"})
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
@@ -106,8 +106,6 @@ def test_any_declared_blueprint_is_read_or_refused(document):
     [
         ('{"a": ' + "[" * 200_000, "nested too deeply"),
         ('{"a": ' + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1) + "}", "nested too deeply"),
-        ('{"hidden_size": NaN}', "NaN is no number"),
-        ('{"hidden_size": -Infinity}', "-Infinity is no number"),
         ('{"a": 1, "a": 2}', "the key 'a' is there twice"),
         ('{"vocab_size": ' + "9" * 10_000 + "}", "malformed JSON"),
         ("[]", "a map is needed"),
@@ -118,6 +116,19 @@ def test_any_declared_blueprint_is_read_or_refused(document):
 )
 def test_a_hostile_text_is_refused(text, said):
     assert said in str(problems_of(parse_json, text, "config.json")[0])
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "1e308"])
+def test_a_number_that_is_none_is_refused_where_it_is_read_and_not_elsewhere(number):
+    text = json.dumps({**BASES[-1], "rope_theta": 0, "num_hidden_layers": 0}).replace(
+        '"num_hidden_layers": 0', '"num_hidden_layers": %s'
+    )
+    elsewhere = json.dumps(NEMOTRON_NANO).replace("{", '{"time_step_limit": [0.0, Infinity], ', 1)
+
+    (problem,) = problems_of(from_config, parse_json(text % number, "config.json"))
+
+    assert problem.path == "num_hidden_layers"
+    assert from_config(parse_json(elsewhere, "config.json")).digest == from_config(parse_json(elsewhere, "c")).digest
 
 
 @pytest.mark.parametrize(

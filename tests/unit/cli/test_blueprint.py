@@ -139,10 +139,10 @@ def test_a_deployment_that_does_not_fit_says_what_would(model, tmp_path, capsys)
 
 def test_without_a_gpu_the_memory_limit_counts(model, tmp_path, capsys):
     arguments = ["--blueprint", model()]
-    roomy = deployment(tmp_path, "torch", {"maxSeqLen": 4096, "maxBatchSize": 1}, {"memory": "24Gi"})
+    roomy = deployment(tmp_path, "torch", {"maxSeqLen": 4096, "maxBatchSize": 1}, {"memory": "40Gi"})
     assert run(["fit", "-f", roomy, *arguments]) == 0
 
-    tight = deployment(tmp_path, "torch", {"maxSeqLen": 4096, "maxBatchSize": 1}, {"memory": "8Gi"})
+    tight = deployment(tmp_path, "torch", {"maxSeqLen": 4096, "maxBatchSize": 1}, {"memory": "24Gi"})
     assert run(["fit", "-f", tight, *arguments]) == 1
     capsys.readouterr()
 
