@@ -10,10 +10,12 @@ import pytest
 from tandem.api.problems import Problem
 from tandem.api.status import DeploymentStatus
 from tandem.controller.conditions import Condition, as_status, false, find, true
+from tandem.controller.contest import Contest
 from tandem.controller.events import Transition, transition
 from tandem.controller.loading import Loading
 from tandem.controller.patch import merge_patch
 from tandem.controller.status import Situation, next_status
+from tandem.kube.cache import Ref
 from tests.unit.controller.samples import ended, refusing, running, unscheduled, waiting
 from tests.unit.controller.world import AGG, DISAGG, World
 
@@ -31,6 +33,7 @@ def situation(world: World, **changes: Any) -> Situation:
         "problems": (),
         "observed": world.observed(),
         "hindrance": None,
+        "contests": (),
         "applied": {(d.ref.kind, d.ref.name): d.digest for d in world.rendered.objects},
         "hints": {},
         "loading": {},
@@ -281,6 +284,15 @@ def test_objects_that_could_not_be_written_are_told() -> None:
     assert shown(status)["Rendered"] == ("False", "ObjectNotOwned")
     assert shown(status)["Ready"] == ("False", "ObjectNotOwned")
     assert status["phase"] == "Blocked"
+
+
+def test_what_somebody_keeps_changing_is_told_and_takes_no_readiness_away() -> None:
+    contest = Contest(Ref("Service", "ns", "chat"), ("spec.ports[8000/TCP].targetPort",), ("other-controller",))
+    status = status_of(serving(), contests=(contest,))
+    assert shown(status)["Degraded"] == ("True", "ObjectContested")
+    assert shown(status)["Ready"][0] == "True"
+    message = message_of(status, "Degraded")
+    assert "Service ns/chat: field manager other-controller keeps changing spec.ports[8000/TCP].targetPort" in message
 
 
 def test_a_deployment_scaled_to_zero_is_as_declared() -> None:
