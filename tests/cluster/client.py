@@ -12,6 +12,8 @@ from tests.cluster.errors import RigError
 from tests.cluster.kubeconfig import Endpoint, write_kubeconfig
 
 TOKEN_LIFETIME = "24h"
+# Longer than anything that is waited for: without an end, an API server that is stuck would stop a whole test run.
+KUBECTL_SECONDS = 600.0
 
 
 class ClusterClient:
@@ -38,10 +40,16 @@ class ClusterClient:
     ) -> subprocess.CompletedProcess[str]:
         """Runs kubectl, as administrator unless another `kubeconfig` is given.
 
-        `input` goes to its stdin. Raises RigError with its stderr when it fails, unless `check` is False.
+        `input` goes to its stdin. Raises RigError with its stderr when it fails, unless `check` is False, and when it
+        does not end.
         """
         command = [str(self.bin("kubectl")), f"--kubeconfig={kubeconfig or self.kubeconfig}", *args]
-        done = subprocess.run(command, input=input, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(
+                command, input=input, capture_output=True, text=True, check=False, timeout=KUBECTL_SECONDS
+            )
+        except subprocess.TimeoutExpired as late:
+            raise RigError(f"kubectl {' '.join(args)}: has not ended after {late.timeout:.0f} s") from None
         if check and done.returncode != 0:
             raise RigError(f"kubectl {' '.join(args)}: exit status {done.returncode}\n{done.stderr}")
         return done

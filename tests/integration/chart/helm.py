@@ -11,12 +11,13 @@ import yaml
 from tests.cluster.client import ClusterClient
 
 CHART = Path(__file__).parents[3] / "charts/tandem"
+HELM_SECONDS = 600.0
 
 
 def helm(cluster: ClusterClient, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Runs helm as the cluster's administrator; its error text is in the AssertionError when it fails."""
     command = [str(cluster.bin("helm")), f"--kubeconfig={cluster.kubeconfig}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HELM_SECONDS)
     assert not check or done.returncode == 0, f"helm {' '.join(arguments)}:\n{done.stderr}"
     return done
 

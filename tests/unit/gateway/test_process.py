@@ -77,8 +77,9 @@ async def test_a_process_serves_follows_its_file_drains_and_exits_with_0(tmp_pat
 
 
 async def becomes(client: aiohttp.ClientSession, url: str, status: int) -> None:
-    while True:
-        async with client.get(url) as response:
-            if response.status == status:
-                return
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while True:
+            async with client.get(url) as response:
+                if response.status == status:
+                    return
+            await asyncio.sleep(0.01)
