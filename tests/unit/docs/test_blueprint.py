@@ -1,0 +1,69 @@
+"""What the page about blueprints shows is what the commands print."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from tandem.blueprint.families import FAMILIES
+from tandem.cli.app import run
+from tests.unit.blueprint.configs import GOLDEN
+
+PAGE = (Path(__file__).parents[3] / "docs" / "blueprint.md").read_text()
+QWEN = {
+    "model_type": "qwen2",
+    "torch_dtype": "bfloat16",
+    "hidden_size": 1536,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "intermediate_size": 8960,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 32768,
+}
+
+
+def shown(command):
+    """The lines of the page below a command."""
+    return re.search(rf"^\$ {re.escape(command)}.*\n((?:.+\n)+?)```", PAGE, re.MULTILINE)[1].splitlines()
+
+
+def test_the_card_on_the_page(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(QWEN))
+
+    assert run(["blueprint", "show", str(tmp_path)]) == 0
+    card = shown("tandem blueprint show")
+    assert capsys.readouterr().out.splitlines()[: len(card)] == card
+
+
+def test_the_verdict_on_the_page(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(GOLDEN[0].config()))
+    spec = {
+        "model": {"pvc": {"claimName": "m"}},
+        "backend": "vllm",
+        "parameters": {"maxBatchSize": 64, "maxSeqLen": 16384},
+    }
+    document = {
+        "apiVersion": "tandem.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "llama"},
+        "spec": spec,
+    }
+    file = tmp_path / "deployment.yaml"
+    file.write_text(yaml.safe_dump(document))
+
+    assert run(["fit", "-f", str(file), "--blueprint", str(tmp_path), "--gpu", "H100-80GB"]) == 1
+    assert capsys.readouterr().out.splitlines() == shown("tandem fit")
+
+
+def test_the_declaration_on_the_page_is_taken(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(re.search(r"```json\n(.*?)```", PAGE, re.DOTALL)[1])
+
+    assert run(["blueprint", "show", str(path)]) == 0
+
+
+def test_every_architecture_is_on_the_page():
+    assert len(FAMILIES) == 26  # a new row belongs into the page's list too
