@@ -66,3 +66,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- printf "%s:%s" (include "tandem.repository" (dict "root" . "repository" "tandem-server")) .Chart.AppVersion -}}
 {{- end -}}
 {{- end }}
+
+{{/*
+Fails when this release would serve the whole cluster beside another operator: the two would write the same objects.
+Whoever installs roles for the cluster may also list its Deployments; a release for some namespaces asks nothing.
+*/}}
+{{- define "tandem.refuseSecondOperator" -}}
+{{- if and (not .Values.watchNamespaces) (gt (int .Values.replicaCount) 0) -}}
+{{- range (lookup "apps/v1" "Deployment" "" "").items -}}
+{{- $labels := default (dict) .metadata.labels -}}
+{{- $isOperator := and (hasPrefix "tandem-" (toString (get $labels "helm.sh/chart"))) (eq (toString (get $labels "app.kubernetes.io/component")) "operator") -}}
+{{- $isThis := and (eq .metadata.namespace $.Release.Namespace) (eq .metadata.name (include "tandem.fullname" $)) -}}
+{{- if and $isOperator (not $isThis) (gt (int .spec.replicas) 0) -}}
+{{- fail (printf "Deployment %s/%s (release %s) is a Tandem operator already, and this release would serve the whole cluster too: both would write the same objects. Uninstall that release first (its resources and their pods stay), scale it to 0, or give both releases watchNamespaces of their own." .metadata.namespace .metadata.name (toString (get $labels "app.kubernetes.io/instance"))) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}

@@ -53,6 +53,21 @@ def test_crds_taken_over_by_another_release_need_to_be_said(control_plane: Contr
     helm(control_plane, "uninstall", "other", f"--namespace={release}")
 
 
+def test_a_second_operator_for_the_whole_cluster_is_refused(control_plane: ControlPlane, release: str) -> None:
+    here, settings = f"--namespace={release}", ("--set=crds.enabled=false", "--set=rbac.create=false")
+    scale = ("scale", "deployment", RELEASE, here)
+    other = ("install", "second", str(CHART), "--namespace=second", "--create-namespace", *settings)
+    control_plane.kubectl(*scale, "--replicas=1")
+    refused = helm(control_plane, *other, check=False)
+    assert f"Deployment {release}/{RELEASE} (release {RELEASE}) is a Tandem operator already" in refused.stderr
+    # The release itself may be upgraded, and one that serves other namespaces may stand beside it.
+    helm(control_plane, "upgrade", RELEASE, str(CHART), here, "--reuse-values", "--set=replicaCount=1")
+    helm(control_plane, *other, "--set=watchNamespaces={second}", "--set=replicaCount=0")
+    helm(control_plane, "uninstall", "second", "--namespace=second")
+    control_plane.kubectl("delete", "namespace", "second", "--wait=false")
+    helm(control_plane, "upgrade", RELEASE, str(CHART), here, "--reuse-values", "--set=replicaCount=0")
+
+
 def test_operator_may_give_routers_their_rights_and_no_more(control_plane: ControlPlane, release: str) -> None:
     operator = control_plane.kubeconfig_for_service_account(release, RELEASE)
 
