@@ -94,9 +94,9 @@ def parameters(backend: str, version: str, mode: str) -> st.SearchStrategy[dict[
 
 
 @st.composite
-def inputs(draw: st.DrawFn) -> Input:
+def inputs(draw: st.DrawFn, served: tuple[str, str, str] | None = None) -> Input:
     """A deployment, the text of its own rules ('' for the shipped ones), and what is known of its model."""
-    backend, version, mode = draw(st.sampled_from(SERVED))
+    backend, version, mode = served or draw(st.sampled_from(SERVED))
     drawn = parameters(backend, version, mode)
     roles = ("agg",) if mode == "agg" else ("prefill", "decode")
     spec: dict[str, Any] = {
@@ -176,21 +176,17 @@ def backwards(value: Any) -> Any:
     return [backwards(item) for item in value] if isinstance(value, list) else value
 
 
-def test_most_inputs_are_served_on_every_backend_and_in_both_modes():
-    served, refused = set(), []
+@pytest.mark.parametrize("served", SERVED)
+def test_many_inputs_are_served_on_every_backend_and_in_both_modes(served):
+    found = []
 
-    @settings(max_examples=200, deadline=None, database=None, derandomize=True)
-    @given(item=inputs())
+    @settings(max_examples=20, deadline=None, database=None, derandomize=True)
+    @given(item=inputs(served=served))
     def draw(item):
-        spec, found = item[0].spec, result(item)
-        if isinstance(found, Build):
-            served.add((spec.backend, spec.backend_version, spec.mode))
-        else:
-            refused.append(found)
+        found.append(isinstance(result(item), Build))
 
     draw()
-    assert served == set(SERVED)
-    assert len(refused) < 100
+    assert sum(found) >= len(found) / 4
 
 
 DIGESTS = """

@@ -51,16 +51,17 @@ TABLE = [
         "--max-total-tokens 65536",
         "kv_cache_config.max_tokens=65536",
     ),
+    ("tokens_per_block", 16, "", "--block-size 16", "--page-size 16", "kv_cache_config.tokens_per_block=16"),
     ("tokens_per_block", 32, None, "--block-size 32", "--page-size 32", "kv_cache_config.tokens_per_block=32"),
     (
         "disable_prefix_cache",
         True,
-        "",
+        "--disable-prefix-cache",
         "--no-enable-prefix-caching",
         "--disable-radix-cache",
         "kv_cache_config.enable_block_reuse=false",
     ),
-    ("disable_prefix_cache", False, None, "--enable-prefix-caching", "", "kv_cache_config.enable_block_reuse=true"),
+    ("disable_prefix_cache", False, "", "--enable-prefix-caching", "", "kv_cache_config.enable_block_reuse=true"),
     (
         "disable_cuda_graph",
         True,
@@ -237,6 +238,8 @@ def test_versions_differ_where_the_engines_do(library):
 
     assert isinstance(old.target("marlin", "agg"), Unsupported)
     assert shown(new.target("marlin", "agg")) == "moe_config.backend=MARLIN"
+    assert shown(old.target("wideep", "agg")) == "moe_config.backend=WIDEEP"
+    assert isinstance(new.target("wideep", "agg"), Unsupported)
 
 
 def test_the_table_above_speaks_of_every_parameter():

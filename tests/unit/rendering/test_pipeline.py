@@ -153,18 +153,18 @@ def test_s0_15_a_backend_without_a_rule_file_renders_unchanged(library):
 
 
 def test_every_value_that_cannot_be_had_is_told_at_once(library):
-    found = refusal(library, "torch", roles={"agg": {"tensor_parallel_size": 4, "tokens_per_block": 16}})
+    found = refusal(library, "torch", roles={"agg": {"tensor_parallel_size": 4, "tokens_per_block": 32}})
 
     assert found == [
         "agg.tensor_parallel_size: torch 1 cannot honour it: the bundled server runs a model in one process on one "
         "device (got 4). Leave it at 1, add replicas, or use backend vllm.",
-        "agg.tokens_per_block: torch 1 cannot honour it: the bundled server does not keep the KV cache in blocks "
-        "(got 16). Remove it.",
+        "agg.tokens_per_block: torch 1 cannot honour it: the bundled server keeps the KV cache in blocks of 16 tokens "
+        "(got 32). Use 16 or remove it.",
     ]
 
 
 def test_a_shared_value_that_cannot_be_had_is_told_once(library):
-    shared = Given(16, "parameters", "spec.parameters.tokensPerBlock")
+    shared = Given(32, "parameters", "spec.parameters.tokensPerBlock")
     roles = tuple(RoleRequest(name=name, given={"tokens_per_block": shared}) for name in ("prefill", "decode"))
 
     with pytest.raises(Refused) as refused:

@@ -130,7 +130,7 @@ def test_s0_37_attention_of_sglang_is_data_parallel_for_experts_only(library, is
 
 # What docs/rules.md says that the benchmark set changes; max_num_tokens follows from max_batch_size.
 BENCHMARK_CHANGES = {
-    "torch": {"max_batch_size"},
+    "torch": {"max_batch_size", "disable_prefix_cache"},
     "vllm": {"max_batch_size", "disable_prefix_cache", "max_num_tokens"},
     "sglang": {"max_batch_size", "disable_prefix_cache", "cuda_graph_batch_sizes"},
     "trtllm": {"max_batch_size", "disable_prefix_cache", "cuda_graph_batch_sizes", "max_num_tokens"},
