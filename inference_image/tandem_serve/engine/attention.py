@@ -49,6 +49,8 @@ class PackedBatch:
     singles: int
     rows: Tensor
     """Where in the memory the KV of each token goes."""
+    windows: dict[int, int | None] = field(default_factory=dict)
+    """By layer: the sliding window that the model asked for."""
 
 
 def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]]) -> PackedBatch:
@@ -73,13 +75,18 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    position_bias: Tensor | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Stores the new keys and values, then attends sequence by sequence over what each has stored.
 
     query is [1, heads, T, head_dim], key and value [1, kv_heads, T, head_dim]; returns [1, T, heads, head_dim].
     """
+    if position_bias is not None or s_aux is not None:
+        raise NotImplementedError("position biases and attention sinks are not known to the packed attention")
     layer: Any = module.layer_idx
+    packed.windows[layer] = sliding_window
     new = torch.cat((key, value)).transpose(1, 2)
     packed.memory.rows[layer].index_copy_(1, packed.rows, new)
     kv_heads, (_, heads, tokens, head_dim) = key.shape[1], query.shape

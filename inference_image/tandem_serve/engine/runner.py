@@ -20,6 +20,9 @@ class ModelRunner:
         self.model = model
         self.device = model.device
 
+        self.windows: dict[int, int | None] = {}
+        """By layer: the sliding window that the model asked for in the last step."""
+
     @torch.inference_mode()
     def forward(self, plan: tuple[Chunk, ...], rows: list[int], memory: KvMemory) -> Tensor:
         """Logits [len(rows), vocabulary] at the places `rows` of the packed row; the chunks' KV is stored in `memory`.
@@ -36,12 +39,14 @@ class ModelRunner:
             tokens.extend(sequence.tokens[chunk.start : stop])
             positions.extend(range(chunk.start, stop))
             parts.append((sequence.kv, chunk.start, chunk.count))
+        packed = attention.pack(memory, parts)
         output = self.model(
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=torch.tensor([positions], device=self.device),
             use_cache=False,
             logits_to_keep=torch.tensor(rows, dtype=torch.long, device=self.device),
-            packed=attention.pack(memory, parts),
+            packed=packed,
         )
+        self.windows = packed.windows
         logits: Tensor = output.logits[0]
         return logits

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
+from tandem_serve.engine import support
 from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
 from tandem_serve.engine.kv_cache import KvLayout, KvMemory
 from tandem_serve.engine.runner import ModelRunner
@@ -33,6 +34,10 @@ def check(model: PreTrainedModel, layout: KvLayout) -> ModelRunner:
         packed = _packed_logits(runner, layout, prompts)
     except Exception as error:
         raise _refused(model, f"the packed attention fails on it ({type(error).__name__}: {error})") from error
+    expected = dict(enumerate(support.windows(model.config)))
+    if runner.windows != expected:  # too long for the two short sequences to show
+        reason = f"its layers attend within {runner.windows}, where its configuration says {expected}"
+        raise _refused(model, reason)
     scale = own.std().clamp_min(1e-6)
     difference = float(((own - packed).abs().max() / scale).item())
     if not difference <= _TOLERANCE[layout.dtype]:

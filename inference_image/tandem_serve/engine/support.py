@@ -10,36 +10,34 @@ from transformers import PretrainedConfig
 from tandem_serve.engine.kv_cache import KvLayout
 from tandem_serve.problems import StartError, load_error
 
-_FIX = "serve it with backend vllm, or choose a decoder-only model with full attention in every layer"
+_FIX = "serve it with backend vllm, or choose a decoder-only model that keeps keys and values in every layer"
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
-def refuse_unsupported(config: PretrainedConfig, model_class: type, *, max_model_len: int) -> None:
-    """Raises `StartError` when sequences of up to `max_model_len` tokens cannot be batched exactly."""
+def refuse_unsupported(config: PretrainedConfig, model_class: type) -> None:
+    """Raises `StartError` when sequences of this model cannot be batched exactly."""
     if getattr(config, "is_encoder_decoder", False):
         raise _refusal("is_encoder_decoder", True, "encoder-decoder models keep another kind of cache")
     if getattr(model_class, "_is_stateful", False):
         raise _refusal("model_type", config.model_type, "its layers keep a recurrent state instead of keys and values")
     if not getattr(model_class, "_supports_attention_backend", False):
         raise _refusal("model_type", config.model_type, "its attention cannot be replaced by the packed one")
-    _refuse_layers(config, max_model_len)
-    for key in ("attn_logit_softcapping", "kv_lora_rank", "num_kv_shared_layers", "attention_chunk_size"):
+    for index, kind in enumerate(getattr(config, "layer_types", None) or []):
+        if kind not in (_FULL, _SLIDING):
+            raise _refusal(f"layer_types[{index}]", kind, "only full and sliding attention are batched exactly")
+    for key in ("kv_lora_rank", "num_kv_shared_layers", "attention_chunk_size", "use_bidirectional_attention"):
         if getattr(config, key, None):
             raise _refusal(key, getattr(config, key), "the packed attention does not do this")
 
 
-def _refuse_layers(config: PretrainedConfig, max_model_len: int) -> None:
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) is False:
+def windows(config: PretrainedConfig) -> list[int | None]:
+    """Of each layer how many tokens it sees, itself included; None: all."""
+    text: Any = config.get_text_config(decoder=True)
+    window = getattr(text, "sliding_window", None)
+    if getattr(text, "use_sliding_window", True) is False:
         window = None
-    kinds = getattr(config, "layer_types", None) or []
-    for index, kind in enumerate(kinds):
-        if kind == "sliding_attention" and window is not None and window >= max_model_len:
-            continue
-        if kind != "full_attention":
-            raise _refusal(f"layer_types[{index}]", kind, "only full attention is batched exactly")
-    if not kinds and window is not None and window < max_model_len:
-        reason = f"sequences of {max_model_len} tokens are longer than the window"
-        raise _refusal("sliding_window", window, reason, fix=f"start with --max-model-len {window} or less; or {_FIX}")
+    kinds = getattr(text, "layer_types", None) or [_SLIDING] * text.num_hidden_layers
+    return [window if kind == _SLIDING else None for kind in kinds]
 
 
 def _refusal(key: str, value: object, reason: str, *, fix: str = _FIX) -> StartError:

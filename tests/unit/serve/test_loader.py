@@ -177,11 +177,7 @@ def test_a_model_without_tokenizer(model_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"model_type": "mistral", "sliding_window": 64}, "sliding_window = 64"),
-        (
-            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
-            "layer_types",
-        ),
+        ({"model_type": "qwen2", "layer_types": ["full_attention", "linear_attention"]}, "layer_types[1]"),
         ({"model_type": "t5"}, "model_type = t5"),
         ({"model_type": "mamba"}, "model_type = mamba"),
     ],
@@ -193,10 +189,9 @@ def test_models_that_cannot_be_batched_exactly_are_refused(model_dir: Path, chan
     assert "config.json" in message
 
 
-def test_a_sliding_window_that_no_sequence_reaches_is_no_obstacle(model_dir: Path) -> None:
-    tiny.edit_config(model_dir, model_type="mistral", sliding_window=64, architectures=["MistralForCausalLM"])
-    options = LoadOptions(directory=model_dir, max_model_len=64)
-    assert load(options, LoadProgress(logging.getLogger("test"))).max_model_len == 64
+def test_a_model_that_does_not_pass_its_window_on_is_refused(model_dir: Path) -> None:
+    with mock.patch("tandem_serve.engine.support.windows", return_value=[None, 64]):
+        assert "its layers attend within {0: None, 1: None}" in refusal(model_dir)
 
 
 def test_a_model_whose_packed_logits_differ_is_refused(model_dir: Path) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from tandem_serve.config import ConfigFile, ServeConfig
 from tandem_serve.settings import Settings
@@ -62,6 +70,39 @@ def save_qwen2(directory: Path) -> Path:
     """A Qwen2: biases in attention, tied embeddings."""
     torch.manual_seed(1)
     Qwen2ForCausalLM(Qwen2Config(**_SHAPE, tie_word_embeddings=True)).save_pretrained(directory)
+    save_tokenizer(directory)
+    return directory
+
+
+_EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4, "num_experts": 4, "moe_intermediate_size": 64}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen2-mixed": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
+    ),
+    "qwen3": ("qwen3", {"head_dim": 16}),
+    "mistral": ("mistral", {"sliding_window": 16}),
+    "gemma2": (
+        "gemma2",
+        {"sliding_window": 16, "head_dim": 16, "attn_logit_softcapping": 2.0, "tie_word_embeddings": False},
+    ),
+    "gemma3": ("gemma3_text", {"sliding_window": 16, "head_dim": 16, "tie_word_embeddings": False}),
+    "mixtral": ("mixtral", _EXPERTS),
+    "qwen3-moe": ("qwen3_moe", {**_EXPERTS, "head_dim": 16}),
+    "gpt-neox": ("gpt_neox", {"num_key_value_heads": 4}),
+    "phi": ("phi", {}),
+}
+"""Architectures by name: model type and what its configuration says besides the common shape."""
+
+
+def save_family(directory: Path, name: str) -> Path:
+    """A tiny random model of a family."""
+    kind, changes = FAMILIES[name]
+    torch.manual_seed(2)
+    config = CONFIG_MAPPING[kind](**_SHAPE | {"pad_token_id": None} | changes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     save_tokenizer(directory)
     return directory
 

@@ -1,0 +1,52 @@
+"""Tiny models of many architectures: what they give in batches is what transformers' own generate() gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tandem_serve.backend import build_core
+from tandem_serve.engine.types import SamplingParams, SequenceRequest
+from tests.unit.serve import tiny
+from tests.unit.serve.conftest import load_model
+
+LENGTHS = (3, 17, 40)
+NEW_TOKENS = 8
+
+
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randint(2, tiny.VOCABULARY, (length,), generator=generator).tolist() for length in LENGTHS]
+
+
+def reference(directory: Path) -> list[list[int]]:
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    out = []
+    for prompt in prompts():
+        ids = torch.tensor([prompt])
+        full = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False)
+        out.append(full[0, len(prompt) :].tolist())
+    return out
+
+
+@pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
+def test_every_family_gives_what_generate_gives(family: str, tmp_path: Path) -> None:
+    directory = tiny.save_family(tmp_path, family)
+    settings = tiny.settings(directory, max_num_seqs=3, max_num_batched_tokens=13)
+    engine = build_core(settings, load_model(directory)).engine
+    sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
+    asked = [*prompts(), prompts()[2]]  # the last one finds what the third has left
+    for number, prompt in enumerate(asked):
+        engine.add(SequenceRequest(seq_id=number, request_id="", prompt=tuple(prompt), sampling=sampling))
+    out: list[list[int]] = [[] for _ in asked]
+    while engine.scheduler.busy:
+        for update in engine.step()[0]:
+            out[update.seq_id] += update.token_ids
+    expected = reference(directory)
+    assert len({token for one in expected for token in one}) > 8, "the reference is too uniform to prove anything"
+    assert out == [*expected, expected[2]]
+    assert engine.stats.prompt_tokens_reused == 32
