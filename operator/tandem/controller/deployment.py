@@ -96,7 +96,7 @@ class DeploymentReconciler:
         document = entry.object
         wish = await self._wish(entry, document)
         observed = self._observe(ref, entry)
-        look_again = await self._hints.look(ref, (pod for workload in observed.workloads for pod in workload.pods))
+        look_again = await self._hints.look(ref, observed.stuck)
         ask_again = self._loading.look(ref, workers=observed.worker_pods, routers=observed.router_pods)
         done = _Round()
         if wish.rendered is not None and wish.deployment is not None:

@@ -1,12 +1,15 @@
-"""What only Events tell: why a probe fails, why a volume is not mounted. Read for stuck pods, ever more rarely."""
+"""What only Events tell: why a probe fails, why a volume is not mounted, why a group's pods are not made.
+
+Read for what is stuck, ever more rarely.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from tandem.kube.cache import Ref
 from tandem.kube.client import Client
@@ -28,13 +31,23 @@ TELLING = (
     "FailedCreatePodSandBox",
     "FailedToRetrieveImagePullSecret",
     "Unhealthy",
+    "FailedCreate",
 )
-"""Reasons of the Events that explain what a pod's own status does not."""
+"""Reasons of the Events that explain what the status of an object does not."""
+
+
+class Subject(NamedTuple):
+    """What is stuck, and leaves open why. `selector` picks its Events; its hint is known by `uid`."""
+
+    uid: str
+    namespace: str
+    name: str
+    selector: str
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """The latest telling Event of a pod; `probe` is the kind of a failed probe: Readiness, Liveness or Startup."""
+    """The latest telling Event of a subject; `probe` is the kind of a failed probe: Readiness, Liveness or Startup."""
 
     reason: str
     message: str
@@ -42,7 +55,7 @@ class Hint:
 
 
 def hint_from(events: Iterable[Document]) -> Hint | None:
-    """The latest telling one of a pod's core/v1 Events."""
+    """The latest telling one of core/v1 Events."""
     telling = [event for event in events if event.get("reason") in TELLING]
     if not telling:
         return None
@@ -53,8 +66,17 @@ def hint_from(events: Iterable[Document]) -> Hint | None:
     return Hint(last["reason"], message, probe)
 
 
+def stuck_pods(pods: Iterable[Document]) -> Iterator[Subject]:
+    """The stuck ones among `pods`."""
+    for pod in pods:
+        if is_stuck(pod):
+            metadata = pod["metadata"]
+            uid = metadata["uid"]
+            yield Subject(uid, metadata["namespace"], f"pod {metadata['name']}", f"involvedObject.uid={uid}")
+
+
 class HintReader:
-    """Reads the Events of stuck pods: first after a few seconds, then ever more rarely while they stay stuck."""
+    """Reads the Events of what is stuck: first after a few seconds, then ever more rarely while it stays so."""
 
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client = client
@@ -62,21 +84,19 @@ class HintReader:
         self._watched: dict[Ref, dict[str, _Watched]] = {}
 
     def hints(self, owner: Ref) -> Mapping[str, Hint]:
-        """What is known by now of the pods of `owner`, by their uid."""
+        """What is known by now of what is stuck of `owner`, by uid."""
         watched = self._watched.get(owner, {})
-        return {uid: pod.hint for uid, pod in watched.items() if pod.hint is not None}
+        return {uid: subject.hint for uid, subject in watched.items() if subject.hint is not None}
 
-    async def look(self, owner: Ref, pods: Iterable[Document]) -> float | None:
-        """Reads what is due about `pods`, all that `owner` has; returns the seconds until something is due again."""
+    async def look(self, owner: Ref, subjects: Iterable[Subject]) -> float | None:
+        """Reads what is due about `subjects`, all that is stuck of `owner`; returns the seconds until something is due
+        again."""
         now, known = self._clock.monotonic(), self._watched.get(owner, {})
         stuck: dict[str, _Watched] = {}
-        for pod in pods:
-            if not is_stuck(pod):
-                continue
-            uid = pod["metadata"]["uid"]
-            watched = stuck.setdefault(uid, known.get(uid) or _Watched(due=now + STUCK_SECONDS))
+        for subject in subjects:
+            watched = stuck.setdefault(subject.uid, known.get(subject.uid) or _Watched(due=now + STUCK_SECONDS))
             if now >= watched.due:
-                watched.hint = await self._read(pod) or watched.hint
+                watched.hint = await self._read(subject) or watched.hint
                 watched.looks += 1
                 watched.due = now + min(STUCK_SECONDS * 2.0**watched.looks, LONGEST_WAIT)
         if stuck:
@@ -89,13 +109,11 @@ class HintReader:
         """Drops what is remembered of an owner."""
         self._watched.pop(owner, None)
 
-    async def _read(self, pod: Document) -> Hint | None:
-        metadata = pod["metadata"]
-        selector = f"involvedObject.uid={metadata['uid']}"
+    async def _read(self, subject: Subject) -> Hint | None:
         try:
-            listing = await self._client.list(EVENT, metadata["namespace"], field_selector=selector)
+            listing = await self._client.list(EVENT, subject.namespace, field_selector=subject.selector)
         except ApiError as error:
-            logger.warning("the Events of pod %s could not be read: %s", metadata["name"], error)
+            logger.warning("the Events of %s could not be read: %s", subject.name, error)
             return None
         return hint_from(listing.items)
 

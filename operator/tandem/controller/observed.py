@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tandem.controller.hints import Hint
+from tandem.controller.hints import Hint, Subject, stuck_pods
 from tandem.controller.rollout import Pool
 from tandem.controller.rootcause import pod_cause, until_left_alone
 from tandem.kube.cache import Entry, Ref
@@ -41,6 +41,20 @@ class Workload:
     def spans_nodes(self) -> bool:
         """Whether each worker is a group of pods."""
         return self.entry.ref.kind == LEADER_WORKER_SET.kind
+
+    @property
+    def unmade(self) -> str:
+        """Name of a StatefulSet that has not made all pods of a LeaderWorkerSet; empty when there is none."""
+        if not self.spans_nodes or not self.is_seen:
+            return ""
+        workers: dict[str, list[Document]] = {}
+        for pod in self.pods:
+            workers.setdefault(_worker_of(pod), []).append(pod)
+        if len(workers) < self.replicas:
+            return self.name
+        size = self.document["spec"]["leaderWorkerTemplate"]["size"]
+        # A worker's pods are made by a set that has the name of its leader, the shortest of them.
+        return next((min(_names(made), key=len) for made in workers.values() if len(made) < size), "")
 
     @property
     def replicas(self) -> int:
@@ -111,6 +125,15 @@ class Observed:
         """The router's pods."""
         return self.router.pods if self.router else ()
 
+    @property
+    def stuck(self) -> Iterator[Subject]:
+        """What leaves open why it does not go on."""
+        for workload in self.workloads:
+            yield from stuck_pods(workload.pods)
+            if unmade := workload.unmade:
+                selector = f"involvedObject.kind=StatefulSet,involvedObject.name={unmade}"
+                yield Subject(workload.entry.uid, workload.entry.ref.namespace, f"StatefulSet {unmade}", selector)
+
     def until_left_alone(self, now: datetime) -> float | None:
         """Seconds until a workload that nothing has taken up counts as left alone; None when there is none."""
         waits = (until_left_alone(workload.document, now) for workload in self.workers)
@@ -162,3 +185,7 @@ def _worker_of(pod: Document) -> str:
     """The worker that a pod is, or is a part of."""
     metadata = pod["metadata"]
     return str((metadata.get("labels") or {}).get(names.LABEL_GROUP) or metadata["name"])
+
+
+def _names(pods: Iterable[Document]) -> Iterator[str]:
+    return (str(pod["metadata"]["name"]) for pod in pods)

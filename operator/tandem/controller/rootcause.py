@@ -63,6 +63,7 @@ _TERMINATION = (
 )
 # `pods "chat-agg-1a2b-x7k2p" is forbidden: …`: the name differs with every attempt.
 _ATTEMPT = re.compile(r'^pods "[^"]*" is forbidden: ')
+_ATTEMPT_OF_SET = re.compile(r"^create Pod \S+ in StatefulSet \S+ failed error: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,12 @@ def first_cause(
 ) -> Cause | None:
     """The first thing that is wrong with these workloads and their pods; both come in order of importance.
 
-    What keeps pods from being made comes before what is wrong with those that exist; `hints` are by pod uid.
+    What keeps pods from being made comes before what is wrong with those that exist; `hints` are by the uid of a pod or
+    workload.
     """
     for workload in workloads:
-        cause = refused_pods(workload) or left_alone(workload, now)
+        hint = hints.get(workload["metadata"].get("uid", ""))
+        cause = refused_pods(workload) or unmade_pods(hint) or left_alone(workload, now)
         if cause is not None:
             return cause
     for pod in pods:
@@ -106,6 +109,14 @@ def refused_pods(deployment: Document) -> Cause | None:
             message = _ATTEMPT.sub("", condition.get("message", ""))
             return Cause(_word(_REFUSED_PODS, message) or "PodCreationFailed", _shown(message))
     return None
+
+
+def unmade_pods(hint: Hint | None) -> Cause | None:
+    """Why the API server refuses to create a LeaderWorkerSet's pods, which only Events tell."""
+    if hint is None or hint.reason != "FailedCreate":
+        return None
+    message = _ATTEMPT.sub("", _ATTEMPT_OF_SET.sub("", hint.message))
+    return Cause(_word(_REFUSED_PODS, message) or "PodCreationFailed", _shown(message))
 
 
 def left_alone(workload: Document, now: datetime) -> Cause | None:

@@ -21,7 +21,7 @@ from tests.e2e.rights import denied, granted, used
 from tests.integration.chart.helm import by_kind, render
 from tests.integration.controller.api import Api, Object, eventually
 from tests.integration.controller.conftest import USER, install_crds
-from tests.integration.controller.node import ToldNode
+from tests.integration.controller.node import ToldNode, now
 from tests.integration.controller.process import OperatorProcess
 from tests.integration.controller.sets import PlayedSets, with_address
 from tests.integration.controller.space import AGG, DISAGG, OTHER_MODEL, Space, condition, model_deployment
@@ -256,6 +256,30 @@ def test_a_set_that_nothing_takes_up_is_told(served: Space) -> None:
     served.create(**AGG, **SPANNING)
     status = served.wait_condition("Ready", "False", "LeaderWorkerSetLeftAlone", timeout=60)
     assert "does its controller run" in status["rootCause"]["message"]
+
+
+def test_pods_that_may_not_be_made_are_told_from_events(served: Space) -> None:
+    served.create(**AGG, **SPANNING)
+    served.wait_applied()
+    (made,) = sets(served, "agg")
+    name = made["metadata"]["name"]
+    seen = {"observedGeneration": made["metadata"]["generation"], "replicas": 2}
+    served.api.merge(LEADER_WORKER_SET.kind, served.namespace, name, {"status": seen}, "status")
+    refusal = f'pods "{name}-0" is forbidden: exceeded quota: small, limited: pods=2'
+    served.api.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": "refused", "namespace": served.namespace},
+            "involvedObject": {"kind": "StatefulSet", "namespace": served.namespace, "name": name},
+            "type": "Warning",
+            "reason": "FailedCreate",
+            "message": f"create Pod {name}-0 in StatefulSet {name} failed error: {refusal}",
+            "lastTimestamp": now(),
+        }
+    )
+    status = served.wait_condition("Ready", "False", "QuotaExceeded")
+    assert status["rootCause"]["message"] == "exceeded quota: small, limited: pods=2"
 
 
 def test_workers_of_two_nodes_become_ready_and_only_leaders_are_reached(served: Space, workers: ToldNode) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tandem.controller.hints import Hint, HintReader, hint_from, is_stuck
+from tandem.controller.hints import Hint, HintReader, hint_from, is_stuck, stuck_pods
 from tandem.kube.cache import Ref
 from tandem.kube.client import Listing
 from tandem.kube.errors import ApiError
@@ -83,7 +83,7 @@ async def test_a_stuck_pod_is_looked_up_after_a_moment_then_ever_more_rarely() -
     reader, sample = server.reader(), running(ready=False)
     waits = []
     for _ in range(8):
-        wait = await reader.look(CHAT, [sample])
+        wait = await reader.look(CHAT, stuck_pods([sample]))
         assert wait is not None
         waits.append(wait)
         await server.clock.advance(wait)
@@ -96,39 +96,39 @@ async def test_looking_earlier_than_due_asks_nothing() -> None:
     server = Events()
     reader = server.reader()
     for _ in range(5):
-        await reader.look(CHAT, [running(ready=False)])
+        await reader.look(CHAT, stuck_pods([running(ready=False)]))
     assert server.asked == []
 
 
 async def test_a_pod_that_recovers_is_forgotten() -> None:
     server = Events(event("Unhealthy", READINESS))
     reader = server.reader()
-    await reader.look(CHAT, [running(ready=False)])
+    await reader.look(CHAT, stuck_pods([running(ready=False)]))
     await server.clock.advance(4)
-    await reader.look(CHAT, [running(ready=False)])
+    await reader.look(CHAT, stuck_pods([running(ready=False)]))
     assert reader.hints(CHAT)
-    assert await reader.look(CHAT, [running(ready=True)]) is None
+    assert await reader.look(CHAT, stuck_pods([running(ready=True)])) is None
     assert reader.hints(CHAT) == {}
 
 
 async def test_what_is_known_stays_when_events_cannot_be_read() -> None:
     server = Events(event("Unhealthy", READINESS))
     reader = server.reader()
-    await reader.look(CHAT, [running(ready=False)])
+    await reader.look(CHAT, stuck_pods([running(ready=False)]))
     await server.clock.advance(4)
-    await reader.look(CHAT, [running(ready=False)])
+    await reader.look(CHAT, stuck_pods([running(ready=False)]))
     server.fails = True
     await server.clock.advance(8)
-    assert await reader.look(CHAT, [running(ready=False)]) == 16
+    assert await reader.look(CHAT, stuck_pods([running(ready=False)])) == 16
     assert reader.hints(CHAT)
 
 
 async def test_pods_that_are_no_more_are_forgotten() -> None:
     server = Events(event("Unhealthy", READINESS))
     reader, sample = server.reader(), running(ready=False)
-    await reader.look(CHAT, [sample])
+    await reader.look(CHAT, stuck_pods([sample]))
     await server.clock.advance(4)
-    await reader.look(CHAT, [sample])
+    await reader.look(CHAT, stuck_pods([sample]))
     assert reader.hints(CHAT)
-    assert await reader.look(CHAT, []) is None
+    assert await reader.look(CHAT, stuck_pods([])) is None
     assert reader.hints(CHAT) == {}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tandem.controller.desired import Renderer
+from tandem.controller.hints import Hint
 from tandem.controller.ledger import Ledger
 from tandem.controller.plan import Scale
 from tandem.controller.rootcause import UNSEEN_SECONDS, left_alone
@@ -210,3 +211,46 @@ def test_what_was_refused_is_rendered_when_the_api_has_come() -> None:
     renderer.serve(frozenset({LEADER_WORKER_SET.api}))
     rendered = renderer.render(deployment, rules={}, templates={})
     assert [found.ref.kind for found in rendered.worker_loads] == ["LeaderWorkerSet"]
+
+
+REFUSED = (
+    'create Pod x-nodes-0 in StatefulSet x-nodes failed error: pods "x-nodes-0" is forbidden: '
+    "exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2"
+)
+
+
+def starting(*pods: str) -> World:
+    """A set of two workers that its controller has taken up, with these pods: `0` leads the first worker."""
+    world = World(**AGG, **SPANNING)
+    world.apply_all()
+    for document in world.deployments():
+        world.settle(document, ready=0)
+    for pod in pods:
+        name = f"{world.rendered.workers['agg']}-{pod}"
+        world.put_pod(running(ready=False), role="agg", name=name, group=pod.partition("-")[0])
+    return world
+
+
+@pytest.mark.parametrize(
+    ("pods", "unmade"),
+    [
+        ((), ""),
+        (("0", "0-1"), ""),
+        (("0", "1", "1-1"), "-0"),
+        (("0", "0-1", "1", "1-1"), None),
+    ],
+)
+def test_which_statefulset_lacks_pods(pods: tuple[str, ...], unmade: str | None) -> None:
+    world = starting(*pods)
+    (workload,) = world.observed().workers
+    assert workload.unmade == ("" if unmade is None else f"{workload.name}{unmade}")
+    about = [subject.name for subject in world.observed().stuck if subject.name.startswith("StatefulSet")]
+    assert about == ([] if unmade is None else [f"StatefulSet {workload.name}{unmade}"])
+
+
+def test_pods_of_a_worker_that_may_not_be_made_are_told_from_events() -> None:
+    world = starting()
+    (workload,) = world.observed().workers
+    cause = status_of(world, hints={workload.entry.uid: Hint("FailedCreate", REFUSED)})["rootCause"]
+    assert cause["reason"] == "QuotaExceeded"
+    assert cause["message"].startswith("exceeded quota: small")
