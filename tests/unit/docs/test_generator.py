@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from tandem.cli.app import root
 from tandem.generator.pages import pages
 from tandem.rendering.library import load_library
+from tests.golden.generator import CASES, committed
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "generator.md").read_text()
@@ -43,6 +44,17 @@ def test_the_files_of_the_guide_are_what_is_written(folder):
 
     assert run(command).exit_code == 0
     assert sorted(path.name for path in (folder / "out").iterdir()) == listed.split()
+
+
+def test_s0_28_the_guide_lists_every_file_that_is_written():
+    rows = re.search(r"\| file \| what \|\n\|-+\|-+\|\n((?:\|.*\n)+)", TEXT)[1].splitlines()
+    listed = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    patterns = [name.replace(".", r"\.").replace("<n>", r"\d+").replace("<role>", r"[a-z]+") for name in listed]
+
+    written = {name for case in CASES for name in committed(case) if name != "input.yaml"}
+
+    assert [name for name in written if not any(re.fullmatch(pattern, name) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not any(re.fullmatch(pattern, name) for name in written)] == []
 
 
 @pytest.mark.usefixtures("folder")
