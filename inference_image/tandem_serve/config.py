@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -20,6 +20,18 @@ from tandem_serve.problems import EXIT_USAGE, Problem, StartError, usage_error
 
 OnOverlong = Literal["reject", "truncate"]
 DEFAULT_PORT = 8000
+# Pydantic's kinds of errors that this file's fields can have.
+_WORDS = {
+    "int_type": "a whole number is needed here",
+    "float_type": "a number is needed here",
+    "string_type": "a text is needed here",
+    "model_type": "key: value lines are needed here",
+    "string_too_short": "it must not be empty",
+    "greater_than": "it must be above {gt:g}",
+    "greater_than_equal": "it must be at least {ge:g}",
+    "literal_error": "only {expected} can stand here",
+    "finite_number": "infinity and NaN are no numbers here",
+}
 
 
 class _Section(BaseModel):
@@ -38,7 +50,7 @@ class GenerationSection(_Section):
 
     MAX_NEW_TOKENS: int = Field(default=512, ge=1)
     DEFAULT_MAX_NEW_TOKENS: int = Field(default=64, ge=1)
-    TIMEOUT_SECONDS: int | float = Field(default=60, gt=0)
+    TIMEOUT_SECONDS: float = Field(default=60, gt=0)
     OCCUPANCY_SEMAPHORE: int = Field(default=1, ge=1)
     MAX_PROMPT_TOKENS: int = Field(default=2048, ge=1)
     ON_OVERLONG: OnOverlong = "reject"
@@ -165,7 +177,7 @@ def _malformed(path: Path, error: yaml.YAMLError) -> StartError:
     return usage_error(where, reason=f"malformed YAML: {reason}", fix="correct the YAML at this place")
 
 
-def _problem(path: Path, item: Mapping[str, object]) -> Problem:
+def _problem(path: Path, item: Mapping[str, Any]) -> Problem:
     location = item["loc"]
     keys = [str(part) for part in location] if isinstance(location, tuple) else []
     where, value = f"{path}: {'.'.join(keys)}", repr(item["input"])
@@ -176,7 +188,13 @@ def _problem(path: Path, item: Mapping[str, object]) -> Problem:
         return Problem(path=where, value=value, reason="unknown key", fix=f"remove it or use one of {', '.join(known)}")
     field = known.get(keys[-1]) if keys else None
     fix = "correct the value" if field is None else f"correct the value or leave it out (default: {field.default!r})"
-    return Problem(path=where, value=value, reason=str(item["msg"]), fix=fix)
+    return Problem(path=where, value=value, reason=_reason(item), fix=fix)
+
+
+def _reason(item: Mapping[str, Any]) -> str:
+    """What is wrong, in our words."""
+    words = _WORDS.get(str(item["type"]))
+    return str(item["msg"]) if words is None else words.format(**item.get("ctx") or {})
 
 
 def _port(value: str | None) -> int:

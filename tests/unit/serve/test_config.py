@@ -119,13 +119,16 @@ def test_the_address_for_decode_workers(host: str, flag: str | None, advertised:
     [
         ("GENERATION: {MAX_NEW_TOKEN: 5}", "GENERATION.MAX_NEW_TOKEN = 5: unknown key"),
         ("GENERATE: {}", "GENERATE = {}: unknown key"),
-        ("GENERATION: {MAX_NEW_TOKENS: '5'}", "GENERATION.MAX_NEW_TOKENS = '5': Input should be a valid integer"),
+        ("GENERATION: {MAX_NEW_TOKENS: '5'}", "GENERATION.MAX_NEW_TOKENS = '5': a whole number is needed here"),
         (
             "GENERATION: {MAX_NEW_TOKENS: 0}",
-            "GENERATION.MAX_NEW_TOKENS = 0: Input should be greater than or equal to 1",
+            "GENERATION.MAX_NEW_TOKENS = 0: it must be at least 1",
         ),
         ("GENERATION: {TIMEOUT_SECONDS: -1}", "GENERATION.TIMEOUT_SECONDS"),
-        ("GENERATION: {ON_OVERLONG: cut}", "GENERATION.ON_OVERLONG = 'cut': Input should be 'reject' or 'truncate'"),
+        (
+            "GENERATION: {ON_OVERLONG: cut}",
+            "GENERATION.ON_OVERLONG = 'cut': only 'reject' or 'truncate' can stand here",
+        ),
         ("GENERATION: 5", "GENERATION = 5"),
         ("- a", "the file must be a mapping"),
         ("a: [1\nb: 2", "config.yml:2:"),
@@ -190,3 +193,26 @@ def test_a_file_that_is_nested_too_deeply_is_told(tmp_path: Path) -> None:
     path.write_text("[" * 100_000)
     with pytest.raises(StartError, match=r"config\.yml: malformed YAML: nested too deeply"):
         load_config(path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("GENERATION: {MAX_NEW_TOKENS: many}", "a whole number is needed here"),
+        ("GENERATION: {MAX_NEW_TOKENS: 0}", "it must be at least 1"),
+        ("GENERATION: {TIMEOUT_SECONDS: 0}", "it must be above 0"),
+        ("GENERATION: {TIMEOUT_SECONDS: [1]}", "a number is needed here"),
+        ("GENERATION: {ON_OVERLONG: cut}", "only 'reject' or 'truncate' can stand here"),
+        ("GENERATION: 5", "key: value lines are needed here"),
+        ("HUGGINGFACE_MODEL: {NAME: ''}", "it must not be empty"),
+        ("HUGGINGFACE_MODEL: {NAME: 5}", "a text is needed here"),
+    ],
+)
+def test_a_wrong_value_is_told_in_our_words(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(text)
+
+    with pytest.raises(StartError) as refused:
+        load_config(path, {})
+
+    assert {problem.reason for problem in refused.value.problems} == {reason}
