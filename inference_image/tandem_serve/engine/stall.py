@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import resource
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -38,15 +39,21 @@ async def stalled(
 ) -> None:
     """Returns when for `limit` seconds no byte was counted, no step began or ended, and the process did nothing.
 
-    Files are mapped into memory: what is counted as loaded may only be read later, when it is moved or used.
+    Files are mapped into memory: what is counted as loaded may only be read later, when it is moved or used. When such
+    a read hangs and holds the interpreter, this function cannot run either: then the process prints where its threads
+    stand and ends with status 1.
     """
     seen = look()
-    while progress.still_seconds < limit:
-        await sleep(min(LOOK_SECONDS, limit))
-        now = look()
-        if now.page_reads > seen.page_reads or now.cpu_seconds - seen.cpu_seconds > _BUSY * LOOK_SECONDS:
-            progress.moved()
-        seen = now
+    try:
+        while progress.still_seconds < limit:
+            faulthandler.dump_traceback_later(limit + 2 * LOOK_SECONDS, exit=True)
+            await sleep(min(LOOK_SECONDS, limit))
+            now = look()
+            if now.page_reads > seen.page_reads or now.cpu_seconds - seen.cpu_seconds > _BUSY * LOOK_SECONDS:
+                progress.moved()
+            seen = now
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def error(model: str, progress: LoadProgress) -> StartError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +96,29 @@ async def test_a_server_whose_load_has_stalled_ends_with_the_reason(monkeypatch:
                 await process.run()
         finally:
             released.set()
+
+
+HUNG = """
+import asyncio, ctypes, logging
+from tandem_serve.engine import stall
+from tandem_serve.engine.progress import LoadProgress
+
+stall.LOOK_SECONDS = 0.1
+
+async def main():
+    watch = asyncio.ensure_future(stall.stalled(LoadProgress(logging.getLogger()), limit=0.5))
+    await asyncio.sleep(0)
+    ctypes.PyDLL(None).sleep(60)  # holds the interpreter, as a read of hung storage can
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_hangs_as_a_whole_ends_and_says_where() -> None:
+    done = subprocess.run([sys.executable, "-c", HUNG], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert "in main" in done.stderr
 
 
 def test_what_stalled_is_said_with_how_far_it_was() -> None:
