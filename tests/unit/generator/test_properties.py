@@ -12,7 +12,8 @@ from tandem.generator.calls import backend_configs, generate_backend_artifacts, 
 from tandem.generator.overrides import parse_overrides
 from tandem.generator.schemas import load_schema, parse_schema
 from tandem.rendering.library import load_library
-from tandem.rendering.mapping import PARAMETER_NAMES
+from tandem.rendering.mapping import PARAMETER_NAMES, Unsupported
+from tests.unit.rendering.test_honoured import VALUES
 
 LIBRARY, OTHER_LIBRARY = load_library(), load_library()
 SCHEMA = load_schema()
@@ -40,17 +41,34 @@ def nested(dotted):
 
 
 BASE = {"ServiceConfig.model_path": "org/model", "ServiceConfig.served_model_name": "model"}
-valid_parameters = st.fixed_dictionaries(
-    {},
-    optional={
-        "tensor_parallel_size": st.sampled_from([1, 2, 4, 8]),
-        "max_batch_size": st.integers(1, 1024),
-        "max_seq_len": st.integers(1, 100_000),
-        "kv_cache_dtype": st.sampled_from(["auto", "fp8", "bfloat16"]),
-        "disable_prefix_cache": st.booleans(),
-        "trust_remote_code": st.booleans(),
-    },
-)
+
+
+def honoured(backend, mode):
+    """Parameters of a role, each with a value that the backend honours in that mode."""
+    entries = LIBRARY.table(backend, None).entries
+    values = {
+        name: [value for value in fitting if not isinstance(entries[name].target(value, mode), Unsupported)]
+        for name, fitting in VALUES.items()
+    }
+    few = st.lists(st.sampled_from([name for name, found in values.items() if found]), unique=True, max_size=4)
+    return few.flatmap(lambda names: st.fixed_dictionaries({name: st.sampled_from(values[name]) for name in names}))
+
+
+@st.composite
+def valid_inputs(draw):
+    """An input for a backend, in either mode, with parameters of every kind."""
+    backend, mode = draw(st.sampled_from(BACKENDS)), draw(st.sampled_from(["agg", "disagg"]))
+    shared = draw(honoured(backend, mode))
+    roles = ["agg"] if mode == "agg" else ["prefill", "decode"]
+    raw = {**nested(BASE), "Workers": {role: listed(shared | draw(honoured(backend, mode))) for role in roles}}
+    if draw(st.booleans()):
+        raw["SlaConfig"] = {"isl": draw(st.integers(1, 10_000))}
+    return backend, raw
+
+
+def listed(parameters):
+    """Parameters as JSON has them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()}
 
 
 def located(call):
@@ -112,15 +130,9 @@ def test_any_configuration_of_the_first_api_is_used_or_refused(cfg, extras):
 
 
 @PATIENT
-@given(
-    backend=st.sampled_from(BACKENDS),
-    roles=st.one_of(
-        st.fixed_dictionaries({"agg": valid_parameters}),
-        st.fixed_dictionaries({"prefill": valid_parameters, "decode": valid_parameters}),
-    ),
-)
-def test_the_same_input_gives_the_same_bytes_and_stays_as_it_is(backend, roles):
-    raw = {**nested(BASE), "Workers": roles}
+@given(item=valid_inputs())
+def test_the_same_input_gives_the_same_bytes_and_stays_as_it_is(item):
+    backend, raw = item
     before = json.dumps(raw)
 
     def run():
@@ -134,3 +146,20 @@ def test_the_same_input_gives_the_same_bytes_and_stays_as_it_is(backend, roles):
 
     located(run)
     assert json.dumps(raw) == before
+
+
+def test_most_of_those_inputs_are_served():
+    served = []
+
+    @settings(deadline=None, max_examples=80, database=None, derandomize=True)
+    @given(item=valid_inputs())
+    def draw(item):
+        backend, raw = item
+        try:
+            params = generate_config_from_input_dict(raw, backend=backend, library=LIBRARY)
+            served.append(bool(generate_backend_artifacts(params, backend, library=LIBRARY)))
+        except Refused:
+            served.append(False)
+
+    draw()
+    assert sum(served) > len(served) / 3
