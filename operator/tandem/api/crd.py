@@ -91,7 +91,13 @@ KINDS = (
         BlueprintStatus,
         "modelblueprints",
         "mb",
-        (Column("Accepted", _condition("Accepted", "status")), Column("Params", ".status.totalParams", "integer")),
+        (
+            Column("Parsed", _condition("Parsed", "status")),
+            Column("Reason", _condition("Parsed", "reason")),
+            Column("Within Budget", _condition("WithinBudget", "status")),
+            Column("Params", ".status.totalParams", "integer"),
+            Column("Message", _condition("Parsed", "message"), priority=1),
+        ),
     ),
     Kind(
         ModelJob,

@@ -23,6 +23,7 @@ from tandem.blueprint.structure import Structure, Vision
 
 # Models of several parts: where the language model stands, its type when it names none, and where the image encoder.
 _NESTED: Mapping[str, tuple[str, str, str]] = {"gemma3": ("text_config", "gemma3_text", "vision_config")}
+MAX_PARAMETERS = 2**50
 DECLARE = (
     'or declare what you know of it in a file of its own: {"schema_version": 1, "architecture": "…", '
     '"total_params": …, "weight_bytes": …, "kv_bytes_per_token": …, "max_seq_len": …}'
@@ -47,13 +48,15 @@ def from_config(config: Mapping[str, object], *, place: str = "", index: Index |
     quantisation, kept = read_quantisation(top)
     structure = _structure(text, family, kept, vision, tied_by=top)
     top.check()
+    max_seq_len = text.optional(family.length)
+    _check_size(structure, max_seq_len or 1, place)
     if index is not None:
         _check_index(structure, index, place)
     return _blueprint(
         structure,
         digest=digest(config, index),
         architecture=kind,
-        max_seq_len=text.optional(family.length),
+        max_seq_len=max_seq_len,
         dtype=dtype,
         quantisation=quantisation,
         index=index,
@@ -68,6 +71,16 @@ def digest(config: Mapping[str, object], index: Index | None = None) -> str:
     if index is not None:
         found.update(f"\n{index.total_bytes}".encode())
     return found.hexdigest()
+
+
+def _check_size(structure: Structure, length: int, place: str) -> None:
+    """Every number that follows must fit into 63 bits, as the API server and other programs have no larger ones."""
+    if sizes.counts(structure).total > MAX_PARAMETERS:
+        reason = f"with these dimensions the model would have more than {MAX_PARAMETERS} parameters"
+        raise refuse(f"{place}hidden_size", structure.hidden, reason, "Correct config.json.")
+    if length * activation_bytes_per_token(structure, 8) + sizes.sequence_bytes(structure, length, 8) >= 2**62:
+        reason = "a sequence of this length would take more bytes than can be counted"
+        raise refuse(f"{place}max_position_embeddings", length, reason, "Correct config.json.")
 
 
 def _check_index(structure: Structure, index: Index, place: str) -> None:

@@ -9,7 +9,7 @@ from typing import Union
 from tandem.api.problems import Problem, Refused, shorten
 
 # Above every model that exists by orders of magnitude; what is built from them stays small and exact.
-MAX_VALUE = 2**31
+MAX_VALUE = 2**24
 MAX_LAYERS = 4096
 _FIX = "Correct config.json."
 _REQUIRED = "required"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from tandem.blueprint.counts import sequence_bytes, weight_bytes
+from tandem.blueprint.card import bytes_per_format
+from tandem.blueprint.counts import sequence_bytes
 from tandem.blueprint.document import fingerprint, to_dict
 from tandem.blueprint.fits import GIB, Room, gib, judge
-from tandem.blueprint.formats import PLAIN_BYTES, known, plain
+from tandem.blueprint.formats import PLAIN_BYTES
 from tandem.blueprint.gpus import GPUS
 from tandem.blueprint.memory import Load
 from tandem.blueprint.model import Blueprint
@@ -66,20 +67,8 @@ def _load(blueprint: Blueprint, batch: int, length: int | None) -> Load:
 
 def _document(blueprint: Blueprint, load: Load) -> dict[str, Any]:
     asked = {"batch": load.batch, "length": load.length}
-    sizing = {"bytes_per_format": _per_format(blueprint), "asked": asked, "gpus": _gpus(blueprint, load)}
+    sizing = {"bytes_per_format": bytes_per_format(blueprint), "asked": asked, "gpus": _gpus(blueprint, load)}
     return {**to_dict(blueprint), "fingerprint": fingerprint(blueprint), "sizing": sizing}
-
-
-def _per_format(blueprint: Blueprint) -> Mapping[str, int]:
-    structure = blueprint.structure
-    if structure is None:
-        return {}
-    number = plain(blueprint.dtype or "bfloat16")
-    # A plain format is for everything, a quantised one for matrices.
-    return {
-        name: weight_bytes(structure, form) if name in PLAIN_BYTES else weight_bytes(structure, number, form)
-        for name, form in known().items()
-    }
 
 
 def _gpus(blueprint: Blueprint, load: Load) -> dict[str, int | None]:
@@ -122,7 +111,7 @@ def _facts(blueprint: Blueprint, load: Load) -> Iterator[tuple[str, str]]:
     yield "longest", f"{blueprint.max_seq_len:,} tokens" if blueprint.max_seq_len else ""
     yield "parameters", _parameters(blueprint)
     yield "weights", _weights(blueprint)
-    others = _per_format(blueprint)
+    others = bytes_per_format(blueprint)
     yield "as", ", ".join(f"{name} {gib(others[name])}" for name in _CARD_FORMATS if name in others)
     if blueprint.kv_bytes_per_token is not None:
         thousand = blueprint.kv_bytes_per_token * 1000 / 2**20

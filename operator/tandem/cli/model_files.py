@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from tandem.api import patterns
 from tandem.api.problems import Problem, Refused, refuse
-from tandem.blueprint.config import from_config
-from tandem.blueprint.document import MAX_CHARACTERS, MAX_INDEX_CHARACTERS, from_dict, parse_json
+from tandem.blueprint.document import MAX_CHARACTERS, MAX_INDEX_CHARACTERS, parse_json
 from tandem.blueprint.index import Index, read_index
+from tandem.blueprint.text import read_text
 
 if TYPE_CHECKING:
     from tandem.blueprint.model import Blueprint
@@ -27,19 +27,11 @@ def read_blueprint(source: str, *, revision: str = "main") -> Blueprint:
     if path.is_dir():
         return _of_directory(path)
     if path.exists():
-        return of_text(_text(path, MAX_CHARACTERS), str(path))
+        return read_text(_text(path, MAX_CHARACTERS), str(path))
     if re.search(patterns.REPOSITORY.regex, source) and "/" in source:
         return _of_repository(source, revision)
     fix = f"Name a directory with a {CONFIG}, such a file, or a repository as owner/name."
     raise refuse(source, None, "there is no such file or directory", fix)
-
-
-def of_text(text: str, name: str, *, index: Index | None = None) -> Blueprint:
-    """The blueprint of a config.json's text, or of a blueprint that was written or declared."""
-    document = parse_json(text, name)
-    if "schema_version" in document:
-        return from_dict(document, place=f"{name}: ")
-    return from_config(document, place=f"{name}: ", index=index)
 
 
 def _of_directory(path: Path) -> Blueprint:
@@ -47,7 +39,7 @@ def _of_directory(path: Path) -> Blueprint:
     if not config.is_file():
         fix = f"Name the directory that holds the model's {CONFIG}."
         raise refuse(str(config), None, "the file does not exist", fix)
-    return of_text(_text(config, MAX_CHARACTERS), str(config), index=_index(path))
+    return read_text(_text(config, MAX_CHARACTERS), str(config), index=_index(path))
 
 
 def _index(path: Path) -> Index | None:
@@ -86,7 +78,7 @@ def _of_repository(repository: str, revision: str) -> Blueprint:
         said = " ".join(str(error).split())[:200]
         fix = "Check name, revision, access token (HF_TOKEN) and network, or give a path."
         raise refuse(repository, revision, f"its {CONFIG} cannot be had: {said}", fix) from None
-    return of_text(_text(config, MAX_CHARACTERS), f"{repository}: {CONFIG}")
+    return read_text(_text(config, MAX_CHARACTERS), f"{repository}: {CONFIG}")
 
 
 def _text(path: Path, limit: int) -> str:

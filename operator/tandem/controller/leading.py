@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 
-from tandem.controller.blueprint import blueprint_reconciler
+from tandem.controller.blueprint import BlueprintReconciler
 from tandem.controller.deployment import DeploymentReconciler
 from tandem.controller.desired import Renderer
 from tandem.controller.failure import FailureReporter
@@ -189,7 +189,7 @@ class Controller:
         )
         return {
             MODEL_DEPLOYMENT.kind: deployments,
-            MODEL_BLUEPRINT.kind: blueprint_reconciler(self._cache, statuses, self._clock),
+            MODEL_BLUEPRINT.kind: BlueprintReconciler(self._cache, statuses, texts, self._clock),
             MODEL_JOB.kind: job_reconciler(self._cache, statuses, self._clock),
             MODEL_ROUTE.kind: route_reconciler(self._cache, statuses, self._clock),
         }

@@ -339,7 +339,6 @@ def test_rules_of_a_user_come_from_a_config_map(space: Space) -> None:
 @pytest.mark.parametrize(
     ("kind", "spec"),
     [
-        ("ModelBlueprint", {"from": {"inline": "{}"}}),
         ("ModelJob", {"steps": [{"name": "a", "gguf": {"type": "q4_0"}}], "output": {"claimName": "c"}}),
         ("ModelRoute", {"virtualModel": "m", "chain": [{"name": "a", "service": {"name": "s"}}]}),
     ],

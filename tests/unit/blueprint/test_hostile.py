@@ -142,7 +142,7 @@ def test_a_number_that_is_none_is_refused_where_it_is_read_and_not_elsewhere(num
             **DEEPSEEK_V3,
             "quantization_config": {"quant_method": "fp8", "ignore": [f"model.layers.{n}.x" for n in range(100_000)]},
         },
-        {**BASES[-1], "vocab_size": 2**31, "hidden_size": 2**31, "intermediate_size": 2**31},
+        {**BASES[-1], "vocab_size": 2**24, "hidden_size": 2**24, "intermediate_size": 2**24},
     ],
     ids=["layers", "pattern", "stars", "names", "layer names", "numbers"],
 )
@@ -150,7 +150,7 @@ def test_the_largest_input_takes_bounded_time_and_memory(document):
     tracemalloc.start()
     began = time.process_time()
 
-    from_config(document)
+    outcome(from_config, document)
 
     assert time.process_time() - began < 5
     assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
@@ -173,3 +173,21 @@ def test_an_index_that_does_not_add_up_is_located(document, sizes, path):
     problems = problems_of(read_index, document, place="index.json: ", sizes=sizes)
 
     assert problems[0].path == f"index.json: {path}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "path"),
+    [
+        ({"hidden_size": 2**24, "intermediate_size": 2**24, "num_hidden_layers": 4096}, "hidden_size"),
+        (
+            {"head_dim": 2**24, "num_key_value_heads": 2**18, "max_position_embeddings": 2**24},
+            "max_position_embeddings",
+        ),
+        ({"hidden_size": 2**31}, "hidden_size"),
+    ],
+    ids=str,
+)
+def test_numbers_that_other_programs_cannot_count_are_refused(changed, path):
+    (problem,) = problems_of(from_config, {**BASES[-1], "hidden_size": 1, **changed})
+
+    assert problem.path == path

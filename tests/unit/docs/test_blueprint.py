@@ -65,5 +65,12 @@ def test_the_declaration_on_the_page_is_taken(tmp_path):
     assert run(["blueprint", "show", str(path)]) == 0
 
 
+def test_the_resource_on_the_page_is_valid(tmp_path):
+    path = tmp_path / "blueprint.yaml"
+    path.write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
+
+    assert run(["validate", "-f", str(path)]) == 0
+
+
 def test_every_architecture_is_on_the_page():
     assert len(FAMILIES) == 26  # a new row belongs into the page's list too

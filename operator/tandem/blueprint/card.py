@@ -1,0 +1,40 @@
+"""What people ask of a blueprint first: bytes in each number format, and what kind of KV cache it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tandem.blueprint.counts import weight_bytes
+from tandem.blueprint.formats import PLAIN_BYTES, known, plain
+from tandem.blueprint.model import Blueprint
+from tandem.blueprint.parts import Attention, Latent
+from tandem.blueprint.structure import Structure
+
+_ASSUMED = "bfloat16"
+
+
+def bytes_per_format(blueprint: Blueprint) -> Mapping[str, int]:
+    """Bytes of all weights in each format that is known; empty when the layers are not.
+
+    A plain format is for everything, a quantised one for matrices.
+    """
+    structure = blueprint.structure
+    if structure is None:
+        return {}
+    number = plain(blueprint.dtype or _ASSUMED)
+    return {
+        name: weight_bytes(structure, form) if name in PLAIN_BYTES else weight_bytes(structure, number, form)
+        for name, form in known().items()
+    }
+
+
+def kv_kind(structure: Structure) -> str:
+    """`heads`, `latent`, `windows` (some layers look back some tokens only), `hybrid` (some keep a state), `state`."""
+    mixers = [run.layer.mixer for run in structure.kinds() if run.layer.mixer is not None]
+    attention = [mixer for mixer in mixers if isinstance(mixer, Attention | Latent)]
+    if len(attention) < len(mixers):
+        return "hybrid" if attention else "state"
+    if any(isinstance(mixer, Latent) for mixer in attention):
+        return "latent"
+    windowed = any(isinstance(mixer, Attention) and mixer.window is not None for mixer in attention)
+    return "windows" if windowed else "heads"
