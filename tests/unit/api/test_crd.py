@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tandem.api.crd import KINDS, MAX_BYTES, crd_texts, main
 from tandem.data import data_dir
+from tests.unit.yaml_text import read
 
 
 def test_committed_crds_are_what_the_models_generate():
@@ -32,7 +32,7 @@ def test_descriptions_have_no_numbers_of_promises(name):
 
 @pytest.mark.parametrize("name", sorted(crd_texts()))
 def test_every_field_a_user_writes_is_documented_or_named_by_its_parent(name):
-    version = yaml.safe_load(crd_texts()[name])["spec"]["versions"][0]
+    version = read(crd_texts()[name])["spec"]["versions"][0]
     spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
 
     assert spec["description"]
@@ -44,7 +44,7 @@ def test_every_field_a_user_writes_is_documented_or_named_by_its_parent(name):
 
 def test_every_kind_has_a_short_name_and_the_status_subresource():
     shorts = [kind.short for kind in KINDS]
-    versions = [yaml.safe_load(text)["spec"]["versions"][0] for text in crd_texts().values()]
+    versions = [read(text)["spec"]["versions"][0] for text in crd_texts().values()]
 
     assert shorts == ["md", "mb", "mj", "mr"]
     assert all("status" in version["subresources"] for version in versions)

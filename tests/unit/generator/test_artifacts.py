@@ -22,6 +22,7 @@ from tandem.manifests import Cluster, build
 from tandem.manifests.yaml_out import to_yaml
 from tandem.rendering.library import load_library
 from tandem.rendering.values import EnvRef
+from tests.unit.yaml_text import read, read_all
 
 BACKENDS = sorted(backend for backend, tables in load_library().tables.items() if tables)
 MODES = ("agg", "disagg")
@@ -40,7 +41,7 @@ def inputs(minimal, mode, **groups):
 
 def pods(found):
     """The pod specs of workers by role."""
-    objects = list(yaml.safe_load_all(found["k8s_deploy.yaml"]))
+    objects = list(read_all(found["k8s_deploy.yaml"]))
     label = "tandem.dev/role"
     return {
         item["metadata"]["labels"][label]: item["spec"]["template"]
@@ -54,7 +55,7 @@ def pods(found):
 def test_the_resource_and_the_api_give_identical_worker_arguments(backend, mode, minimal, library):
     found = artifacts(inputs(minimal, mode), backend, library)
 
-    deployment = parse_resource(yaml.safe_load(found["model_deployment.yaml"]))
+    deployment = parse_resource(read(found["model_deployment.yaml"]))
     built = build(deployment, cluster=Cluster(library=library))
 
     workers = [item for item in built.objects if item["metadata"]["labels"].get("tandem.dev/role")]
@@ -76,7 +77,7 @@ def test_the_objects_are_what_the_resource_is_built_to(backend, mode, minimal, l
     engine = {"K8sConfig": {"k8s_engine_mode": "configmap"}} if backend == "trtllm" else {}
     found = artifacts(inputs(minimal, mode, **engine), backend, library)
 
-    deployment = parse_resource(yaml.safe_load(found["model_deployment.yaml"]))
+    deployment = parse_resource(read(found["model_deployment.yaml"]))
 
     assert to_yaml(build(deployment, cluster=Cluster(library=library))) == found["k8s_deploy.yaml"]
 
@@ -341,7 +342,7 @@ def engine_file(found, role):
         return template["metadata"]["annotations"][key], item["path"]
     maps = {
         item["metadata"]["name"]: item["data"]
-        for item in yaml.safe_load_all(found["k8s_deploy.yaml"])
+        for item in read_all(found["k8s_deploy.yaml"])
         if item["kind"] == "ConfigMap"
     }
     [(path, text)] = maps[volume["configMap"]["name"]].items()

@@ -6,11 +6,11 @@ import shlex
 import subprocess
 
 import pytest
-import yaml
 
 from tandem.api.problems import Refused
 from tandem.generator.placement import Pool, place
 from tests.unit.generator.test_artifacts import SHELLCHECK, artifacts, inputs
+from tests.unit.yaml_text import read_all
 
 
 def test_s0_33_a_worker_of_several_machines_takes_the_first_ones_with_room():
@@ -120,7 +120,7 @@ def test_s0_33_the_frontend_reaches_a_worker_of_several_machines_at_its_first(sp
 def test_s0_33_what_the_pods_of_such_a_worker_are_told_is_what_its_processes_are_told(spanning, library):
     found = artifacts(spanning, "vllm", library)
 
-    (sets,) = (item for item in yaml.safe_load_all(found["k8s_deploy.yaml"]) if item["kind"] == "LeaderWorkerSet")
+    (sets,) = (item for item in read_all(found["k8s_deploy.yaml"]) if item["kind"] == "LeaderWorkerSet")
     for number, part in enumerate(("leaderTemplate", "workerTemplate")):
         (container,) = sets["spec"]["leaderWorkerTemplate"][part]["spec"]["containers"]
         words = commands(found[f"run_{number + 1}.sh"])[f"decode-0, part {number} of 2"]

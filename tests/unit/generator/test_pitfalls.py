@@ -4,11 +4,11 @@ import json
 import re
 
 import pytest
-import yaml
 
 from tandem.api.problems import Refused
 from tandem.generator.calls import backend_configs, generate_backend_artifacts, generate_config_from_input_dict
 from tandem.rendering.library import load_library
+from tests.unit.yaml_text import read, read_all
 
 BACKENDS = sorted(load_library().tables)
 MODES = ("agg", "disagg")
@@ -67,7 +67,7 @@ def test_without_an_sla_nothing_is_left_empty(backend, mode, minimal, library):
             r"(?<![\w-])(None|nan|undefined|Undefined)(?![\w-])", text.replace("clusterIP: 'None'", "")
         )
         if name.endswith((".yaml", ".yml")) and not name.endswith(("deploy.yaml", "deployment.yaml")):
-            values = leaves(yaml.safe_load(text))
+            values = leaves(read(text))
             assert "" not in values
             # The bundled server's own word for no limit.
             assert None not in values or name.endswith("config.yml")
@@ -139,7 +139,7 @@ def test_every_name_is_one_that_the_cluster_takes(backend, mode, minimal, librar
     """Another generator: `None-agg`."""
     text = made({**minimal, "DynConfig": {"mode": mode}}, backend, library)["k8s_deploy.yaml"]
 
-    names = [item["metadata"]["name"] for item in yaml.safe_load_all(text)]
+    names = [item["metadata"]["name"] for item in read_all(text)]
     assert names
     assert [name for name in names if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name)] == []
 

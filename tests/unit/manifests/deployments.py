@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
 from hypothesis import strategies as st
 
-from tandem.api.crd import crd_texts
+from tandem.api.crd import KINDS, crd
 from tandem.api.deployment import ModelDeployment
 from tandem.api.load import parse_resource
 from tandem.api.problems import Refused
@@ -60,7 +59,7 @@ def server(build: Any, role: str) -> Any:
 
 def arbitrary() -> st.SearchStrategy[ModelDeployment]:
     """Any deployment that the API takes: most name something that cannot be had, and are refused by `build`."""
-    schema = yaml.safe_load(crd_texts()["modeldeployments.yaml"])["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema = crd(KINDS[0])["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     served = st.booleans()  # half of them without what ends a build early: other sources, versions that nobody knows
     found = st.tuples(documents(schema["properties"]["spec"]), served).map(_parsed)
     return found.filter(lambda parsed: parsed is not None)
@@ -78,12 +77,13 @@ def _parsed(drawn: tuple[Any, bool]) -> ModelDeployment | None:
 
 
 COUNTS = st.integers(1, 4096)
+LENGTHS = st.integers(513, 4096)  # above what an answer may have
 TORCH = st.fixed_dictionaries(
     {},
     optional={
         "maxBatchSize": COUNTS,
         "maxNumTokens": COUNTS,
-        "maxSeqLen": COUNTS,
+        "maxSeqLen": LENGTHS,
         "kvCacheMaxTokens": COUNTS,
         "trustRemoteCode": st.booleans(),
     },
@@ -122,7 +122,7 @@ TRTLLM = st.fixed_dictionaries(
         "tensorParallelSize": st.integers(1, 8),
         "maxBatchSize": COUNTS,
         "maxNumTokens": COUNTS,
-        "maxSeqLen": COUNTS,
+        "maxSeqLen": LENGTHS,
         "enableChunkedPrefill": st.booleans(),
         "kvCacheFreeGpuMemoryFraction": st.floats(0.01, 1),
         "disablePrefixCache": st.booleans(),
@@ -158,7 +158,7 @@ def servable(draw: st.DrawFn) -> ModelDeployment:
     if draw(st.booleans()):
         spec["limits"] = {"timeoutSeconds": draw(COUNTS)}
         if backend in ("torch", "vllm"):
-            spec["limits"]["maxNewTokens"] = draw(COUNTS)
+            spec["limits"]["maxNewTokens"] = draw(st.integers(1, 512))
     if draw(st.booleans()):
         spec["router"] = {"replicas": draw(st.integers(1, 5))}
     return deployment(name=draw(st.from_regex(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)), **spec)

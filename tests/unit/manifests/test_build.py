@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tandem.api.problems import Refused
-from tandem.blueprint.model import from_config
+from tandem.blueprint.config import from_config
 from tandem.manifests import Cluster, build
 from tests.unit.manifests.deployments import PVC, arbitrary, deployment, of_kind, servable, server, workers
 

@@ -1,10 +1,10 @@
 """Golden files: `python -m tests.golden` writes them anew."""
 
 import pytest
-import yaml
 
 from tandem.manifests.yaml_out import to_yaml
 from tests.golden import CASES, ROOT, built, deployment_of
+from tests.unit.yaml_text import read_all
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -18,7 +18,7 @@ def test_s0_28_the_objects_of_a_case_are_the_golden_ones(cluster, case):
 def test_the_text_of_a_case_is_read_back_as_its_objects(cluster, case):
     result = built(case, cluster)
 
-    assert list(yaml.safe_load_all(to_yaml(result))) == list(result.objects)
+    assert list(read_all(to_yaml(result))) == list(result.objects)
 
 
 def test_every_backend_and_mode_has_its_cases():

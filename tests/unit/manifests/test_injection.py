@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from tandem.manifests import build
 from tandem.manifests.arguments import escaped
 from tandem.manifests.yaml_out import to_yaml
 from tests.unit.manifests.deployments import TEXT, deployment, of_kind, server
+from tests.unit.yaml_text import read, read_all
 
 BACKENDS = ["torch", "vllm", "sglang", "trtllm"]
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
@@ -60,7 +60,7 @@ def kubelet(text, variables):
 
 def arguments(result, role="agg"):
     """The server's arguments as its process gets them, by way of the YAML text and the kubelet."""
-    objects = yaml.safe_load_all(to_yaml(result))
+    objects = read_all(to_yaml(result))
     found = next(
         item
         for item in objects
@@ -105,7 +105,7 @@ def test_a_variable_of_the_overlay_arrives_as_written(cluster, value):
     env = {"spec": {"containers": [{"name": "server", "env": [{"name": "NOTE", "value": value}]}]}}
     result = build(deployment(roles={"agg": {"podTemplate": env}}), cluster=cluster)
 
-    found = next(item for item in yaml.safe_load_all(to_yaml(result)) if _is_worker(item))
+    found = next(item for item in read_all(to_yaml(result)) if _is_worker(item))
 
     (container,) = found["spec"]["template"]["spec"]["containers"]
     assert {"name": "NOTE", "value": value} in container["env"]
@@ -172,4 +172,4 @@ def test_a_served_name_stays_a_text_everywhere(cluster, served):
     assert found[found.index("--served-model-name") + 1] == served
     assert found[found.index("--model") + 1] == "/models/a=b/c:d,e@f"
     (config,) = of_kind(result, "ConfigMap").values()
-    assert yaml.safe_load(config["data"]["config.yml"])["HUGGINGFACE_MODEL"] == {"NAME": "/models/a=b/c:d,e@f"}
+    assert read(config["data"]["config.yml"])["HUGGINGFACE_MODEL"] == {"NAME": "/models/a=b/c:d,e@f"}

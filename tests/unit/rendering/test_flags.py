@@ -16,6 +16,7 @@ from tandem.rendering.library import Library
 from tandem.rendering.mapping import PARAMETER_NAMES, MappingTable, Unsupported
 from tandem.rendering.parameters import Given
 from tandem.rendering.pipeline import ModelFacts, Rendering, Request, RoleRequest, render
+from tests.unit.yaml_text import read
 
 VERSIONS = [
     *(("vllm", version) for version in ("0.32.0", "0.33.0")),
@@ -130,7 +131,7 @@ def check(rendering: Rendering, backend: str, version: str) -> None:
             arguments = arguments[1:]  # the model
         check_arguments(arguments, known["flags"])
         for text in role.files.values():
-            tree = yaml.safe_load(text)
+            tree = read(text)
             check_settings(tree, known["settings"])
             assert flat(tree).items() >= {key: _plain(value) for key, value in role.settings.items()}.items()
 

@@ -1,7 +1,6 @@
 """Parameter x value x backend x version x mode: honoured to the last argument, or refused with reason and advice."""
 
 import pytest
-import yaml
 from pydantic import ValidationError
 
 from tandem.api.parameters import EngineParameters
@@ -11,6 +10,7 @@ from tandem.rendering.mapping import PARAMETER_NAMES, Unsupported
 from tandem.rendering.parameters import Given
 from tandem.rendering.pipeline import ModelFacts, Request, RoleRequest, render
 from tandem.rendering.values import as_text
+from tests.unit.yaml_text import read
 
 LIBRARY = load_library()
 TABLES = [
@@ -61,7 +61,7 @@ def rendered(backend, version, mode, name, value):
 
 def holds(role, item, target):
     """Whether everything that the value became is in the command line, the environment or the engine's file."""
-    files = [yaml.safe_load(text) for text in role.files.values()]
+    files = [read(text) for text in role.files.values()]
     flags = " ".join(str(word) for word in role.command)
     return (
         " ".join(target.arguments) in flags
