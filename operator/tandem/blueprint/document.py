@@ -13,6 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from tandem.api.problems import Problem, Refused, refuse, shorten
 from tandem.blueprint.model import SCHEMA_VERSION, Blueprint
+from tandem.blueprint.quantisation import Quantisation
+from tandem.blueprint.structure import Structure
 
 MAX_CHARACTERS = 4 * 1024 * 1024
 MAX_INDEX_CHARACTERS = 32 * 1024 * 1024
@@ -93,7 +95,10 @@ def from_dict(document: Mapping[str, object], *, place: str = "") -> Blueprint:
 
 @cache
 def _adapter() -> TypeAdapter[Blueprint]:
-    return TypeAdapter(Blueprint)
+    adapter = TypeAdapter(Blueprint)
+    # Who only names a Blueprint does not import what it is made of; its annotations are resolved here.
+    adapter.rebuild(force=True, _types_namespace={"Quantisation": Quantisation, "Structure": Structure})
+    return adapter
 
 
 def _mistakes(error: ValidationError, place: str) -> Iterator[Problem]:

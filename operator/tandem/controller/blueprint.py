@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tandem.api.load import validate_model
 from tandem.api.problems import Refused, refuse
+from tandem.api.resources import BlueprintDesign
 from tandem.blueprint.budget import over_budget
 from tandem.blueprint.card import bytes_per_format, kv_kind
+from tandem.blueprint.design import from_design
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.text import read_text
 from tandem.controller.conditions import Condition, as_status, false, true
@@ -19,8 +22,8 @@ from tandem.kube.cache import Cache, Ref
 from tandem.kube.clock import Clock
 
 _NOT_SERVED = (
-    "the facts of a model are read from spec.from.inline and spec.from.configMapRef so far: put the text of its "
-    "config.json there"
+    "the facts of a model are read from spec.from.inline, spec.from.configMapRef and spec.design so far: put the text "
+    "of its config.json into the first or second"
 )
 _FACTS = ("digest", "totalParams", "activeParams", "weightBytes", "kv", "maxSeqLen")
 
@@ -53,8 +56,9 @@ class BlueprintReconciler:
         previous = obj.get("status") or {}
         generation = obj["metadata"].get("generation", 0)
         try:
-            source = await self._source(ref, obj["spec"])
-            facts, conditions = facts_of(source, obj["spec"].get("budget") or {}, previous)
+            spec = obj["spec"]
+            source = await self._source(ref, spec)
+            facts, conditions = facts_of(source, spec.get("budget") or {}, previous, design=spec.get("design"))
         except Refused as refused:
             facts, conditions = kept(previous), [false("Parsed", "Refused", str(refused))]
         shown = as_status(conditions, previous.get("conditions") or (), generation=generation, now=self._clock.now())
@@ -79,9 +83,16 @@ class BlueprintReconciler:
 
 
 def facts_of(
-    source: Source | None, budget: Mapping[str, int], previous: Mapping[str, Any]
+    source: Source | None,
+    budget: Mapping[str, int],
+    previous: Mapping[str, Any],
+    *,
+    design: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[Condition]]:
     """(facts, conditions) of a status; raises `Refused`. Facts never change: what was read first stays."""
+    if design is not None:
+        blueprint = from_design(validate_model(BlueprintDesign, design, "spec.design"))
+        return _facts(blueprint), [true("Parsed", "Designed", _summary(blueprint)), *_within(blueprint, budget)]
     if source is None:
         return {}, [false("Parsed", "NotServedYet", _NOT_SERVED)]
     blueprint = read_text(source.text, source.name)

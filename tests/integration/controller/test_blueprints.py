@@ -90,6 +90,15 @@ def test_s3_02_a_blueprint_never_changes(space: Space) -> None:
 
 
 def test_a_source_that_is_not_served_yet_says_so(space: Space) -> None:
-    create(space, design={})
+    create(space, **{"from": {"pvc": {"claimName": "models"}}})
 
     assert "spec.from.inline" in find(parsed(space, "NotServedYet")["conditions"], "Parsed")["message"]
+
+
+def test_s3_06_a_design_becomes_facts(space: Space) -> None:
+    create(space, design={"hardware": "datacenter_gpu", "context": "8k"})
+
+    found = parsed(space, "Designed")
+
+    assert found["maxSeqLen"] == 8192
+    assert found["totalParams"] == found["activeParams"] > 10**10

@@ -77,3 +77,11 @@ def test_a_source_that_is_not_served_yet_says_so():
 
     assert facts == {}
     assert (parsed.status, parsed.reason) == ("False", "NotServedYet")
+
+
+def test_a_design_has_facts_too():
+    facts, (designed,) = facts_of(None, {}, {}, design={"tiny": True, "context": "128k"})
+
+    assert facts["maxSeqLen"] == 131_072
+    assert facts["totalParams"] > 10**9
+    assert (designed.status, designed.reason) == ("True", "Designed")
