@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,17 +18,15 @@ from tandem.api.base import API_VERSION, OTHER_METADATA, WITHOUT_RULES, ObjectMe
 from tandem.api.deployment import ModelDeployment
 from tandem.api.mistakes import Below, Places, near, problem_of_rule, problems_of
 from tandem.api.problems import Problem, Refused, refuse, shorten
-from tandem.api.resources import ModelBlueprint, ModelJob, ModelRoute
 from tandem.api.yaml_in import MAX_CHARACTERS, Document, read_documents
 
+if TYPE_CHECKING:
+    from tandem.api.resources import ModelBlueprint, ModelJob, ModelRoute
+
+    Resource = ModelDeployment | ModelBlueprint | ModelJob | ModelRoute
+
 M = TypeVar("M", bound=BaseModel)
-Resource = ModelDeployment | ModelBlueprint | ModelJob | ModelRoute
-KINDS: Mapping[str, type[ModelDeployment | ModelBlueprint | ModelJob | ModelRoute]] = {
-    "ModelDeployment": ModelDeployment,
-    "ModelBlueprint": ModelBlueprint,
-    "ModelJob": ModelJob,
-    "ModelRoute": ModelRoute,
-}
+KINDS = ("ModelDeployment", "ModelBlueprint", "ModelJob", "ModelRoute")
 STANDARD_INPUT = Path("/dev/stdin")
 MAX_PROBLEMS = 100
 _NO_HINTS: Mapping[str, str] = {}
@@ -118,14 +116,23 @@ def parse_resource(document: object, places: Places | None = None, *, hints: Map
     if not isinstance(document, dict):
         raise refuse(places.path(()), document, "a resource is a map", "Write apiVersion, kind, metadata and spec.")
     kind = document.get("kind")
-    model = KINDS.get(kind) if isinstance(kind, str) else None
-    if model is None:
+    if kind not in KINDS:
         raise refuse(places.path(("kind",)), kind, "this kind is not one of Tandem's", _kind_fix(kind))
     version = document.get("apiVersion")
     if version != API_VERSION:
         reason = "unknown API version" if version else "required, but missing"
         raise refuse(places.path(("apiVersion",)), version, reason, f"Write {API_VERSION}.")
-    return _validated(model, document, places, hints)
+    return _validated(_model(str(kind)), document, places, hints)
+
+
+def _model(kind: str) -> type[Resource]:
+    """The model of one of `KINDS`. Most commands are about deployments alone, and do not wait for the other models."""
+    if kind == ModelDeployment.__name__:
+        return ModelDeployment
+    from tandem.api import resources
+
+    found: type[Resource] = getattr(resources, kind)
+    return found
 
 
 def validate_model(model: type[M], document: Mapping[str, Any], prefix: str = "") -> M:
@@ -196,7 +203,7 @@ def _repeated(loaded: Iterable[Loaded]) -> Iterator[Problem]:
 
 def _kind_fix(kind: object) -> str:
     if isinstance(kind, str):
-        found = near(kind, list(KINDS))
+        found = near(kind, KINDS)
         if found:
             return f"Did you mean {found}?"
         if kind.endswith("List") or kind == "List":
