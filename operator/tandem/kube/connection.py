@@ -24,6 +24,12 @@ from tandem.kube.kubeconfig import check_kubeconfig
 
 USER_AGENT = "tandem-operator"
 POOL_SIZE = 64
+# Seconds before a stream that is refused is asked for again, by HTTP status. Kopf itself would log in anew without end
+# after 401, and after 429 obey whatever Retry-After says: a day, too, or a date, which it cannot read.
+STREAM_PAUSES = {401: 5.0, 429: 1.0}
+LONGEST_PAUSE = 30.0
+# Seconds between two beginnings of the same watch: one that ends at once would begin again without pause.
+WATCH_PAUSE = 1.0
 
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
@@ -51,13 +57,21 @@ class Connection:
     def stream_session(self) -> aiohttp.ClientSession:
         """A session for long-lived streams, with an unlimited pool of its own; the caller closes it."""
         rest = self.api.rest_client
+        began: dict[str, float] = {}
 
         async def authorize(
             request: aiohttp.ClientRequest,
             handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
         ) -> aiohttp.ClientResponse:
+            if request.url.query.get("watch") == "true":
+                await _space_out(began, request.url.path)
             request.headers.update(await self.headers())
-            return await handler(request)
+            response = await handler(request)
+            if response.status in STREAM_PAUSES:
+                response.close()
+                await asyncio.sleep(_pause(response))
+                raise aiohttp.ClientConnectionError(f"the API server answers {response.status} {response.reason}")
+            return response
 
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=rest.ssl_context),
@@ -67,6 +81,19 @@ class Connection:
             read_bufsize=2**21,
             response_class=ShallowResponse,
         )
+
+
+async def _space_out(began: dict[str, float], path: str) -> None:
+    """Returns when a watch of `path` may begin, and takes that down in `began`."""
+    now = asyncio.get_running_loop().time
+    await asyncio.sleep(max(0.0, began.get(path, -WATCH_PAUSE) + WATCH_PAUSE - now()))
+    began[path] = now()
+
+
+def _pause(response: aiohttp.ClientResponse) -> float:
+    """Seconds to wait after an answer that is no stream."""
+    asked, least = response.headers.get("Retry-After", ""), STREAM_PAUSES[response.status]
+    return min(max(float(asked), least), LONGEST_PAUSE) if asked.isdecimal() else least
 
 
 @contextlib.asynccontextmanager

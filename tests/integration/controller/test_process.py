@@ -17,6 +17,7 @@ from tests.cluster.control_plane import ControlPlane, running_control_plane
 from tests.integration.controller.api import Api, eventually
 from tests.integration.controller.conftest import USER, Start, install_crds
 from tests.integration.controller.process import OperatorProcess
+from tests.integration.controller.rights import OPERATOR_RULES, grant
 from tests.integration.controller.space import AGG, DISAGG, Space, condition
 
 pytestmark = pytest.mark.integration
@@ -144,48 +145,10 @@ def test_crds_that_are_removed_end_the_operator_with_the_reason(cluster_binaries
                 operator.kill()
 
 
-NAMESPACED_RULES = [
-    {"apiGroups": ["tandem.dev"], "resources": ["*"], "verbs": ["get", "list", "watch", "patch"]},
-    {
-        "apiGroups": ["", "apps", "networking.k8s.io", "policy", "rbac.authorization.k8s.io"],
-        "resources": [
-            "serviceaccounts",
-            "configmaps",
-            "services",
-            "deployments",
-            "networkpolicies",
-            "poddisruptionbudgets",
-            "roles",
-            "rolebindings",
-        ],
-        "verbs": ["get", "list", "watch", "create", "patch", "delete"],
-    },
-    {
-        "apiGroups": ["leaderworkerset.x-k8s.io"],
-        "resources": ["leaderworkersets"],
-        "verbs": ["get", "list", "watch", "create", "patch", "delete"],
-    },
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["list", "create"]},
-    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
-    # Held so that it may be handed on to the router.
-    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
-]
-
-
 def test_a_namespaced_operator_needs_rights_in_its_namespace_only(
     plane: ControlPlane, space: Space, start: Start
 ) -> None:
-    group = "rbac.authorization.k8s.io"
-    role = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": {"name": "o", "namespace": space.namespace}}
-    binding = {
-        **role,
-        "kind": "RoleBinding",
-        "roleRef": {"apiGroup": group, "kind": "Role", "name": "o"},
-        "subjects": [{"kind": "User", "name": "namespaced", "apiGroup": group}],
-    }
-    space.api.create({**role, "rules": NAMESPACED_RULES})
-    space.api.create(binding)
+    grant(space.api, space.namespace, "namespaced", OPERATOR_RULES)
     since = plane.audit_offset()
     operator = start(
         user="namespaced",
