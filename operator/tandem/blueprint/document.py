@@ -12,8 +12,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from tandem.api.problems import Problem, Refused, refuse, shorten
+from tandem.blueprint.counts import counts
+from tandem.blueprint.formats import PLAIN_BYTES
 from tandem.blueprint.model import SCHEMA_VERSION, Blueprint
 from tandem.blueprint.quantisation import Quantisation
+from tandem.blueprint.reader import MAX_LAYERS
 from tandem.blueprint.structure import Structure
 
 MAX_CHARACTERS = 4 * 1024 * 1024
@@ -21,6 +24,8 @@ MAX_INDEX_CHARACTERS = 32 * 1024 * 1024
 MAX_DEPTH = 64
 _MAX_NUMBER = 2**63
 _BESIDE = ("schema_version", "fingerprint", "sizing")  # what `tandem blueprint show -o json` writes beside the facts
+_MAY_BE_NOTHING = frozenset(("norms", "final_norms", "positions", "nextn"))
+_AGAIN = "Write it again with tandem blueprint show -o json."
 _DECLARED = ("max_seq_len", "total_params", "weight_bytes", "kv_bytes_per_token")
 
 
@@ -84,6 +89,7 @@ def from_dict(document: Mapping[str, object], *, place: str = "") -> Blueprint:
     except ValidationError as error:
         raise Refused(_mistakes(error, place)) from None
     problems = list(_implausible(dataclasses.asdict(blueprint), place))
+    problems += _inconsistent(blueprint, place)
     if declared and blueprint.weight_bytes is None:
         problems.append(
             Problem(f"{place}weight_bytes", "", "required, but missing", "Declare the bytes of all weights.")
@@ -117,6 +123,37 @@ def _implausible(value: object, path: str) -> Iterator[Problem]:
             yield from _implausible(item, f"{path}[{index}]")
     elif type(value) is int and not 0 <= value < _MAX_NUMBER:
         yield Problem(path, shorten(value), "the number must be from 0 to 2^63 - 1", "Correct it.")
+
+
+def _inconsistent(blueprint: Blueprint, place: str) -> Iterator[Problem]:
+    """What no model can have, and numbers that do not follow from the layers beside them."""
+    if blueprint.dtype is not None and blueprint.dtype not in PLAIN_BYTES:
+        reason = f"a number format is one of {', '.join(PLAIN_BYTES)}"
+        yield Problem(f"{place}dtype", shorten(blueprint.dtype), reason, "Correct it.")
+    if blueprint.structure is None:
+        return
+    path = f"{place}structure"
+    empty = list(_empty(dataclasses.asdict(blueprint.structure), path))
+    if empty or not 1 <= blueprint.structure.layers <= MAX_LAYERS:
+        yield from empty[:20]
+        yield Problem(f"{path}.runs", "", f"a model has from 1 to {MAX_LAYERS} layers, of at least one of each", _AGAIN)
+        return
+    total = counts(blueprint.structure).total
+    if total != blueprint.total_params:
+        reason = f"the layers in structure have {total} parameters"
+        yield Problem(f"{place}total_params", shorten(blueprint.total_params), reason, _AGAIN)
+
+
+def _empty(value: object, path: str) -> Iterator[Problem]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key not in _MAY_BE_NOTHING:
+                yield from _empty(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _empty(item, f"{path}[{index}]")
+    elif type(value) is int and value < 1:
+        yield Problem(path, str(value), "a number above 0 is needed here", _AGAIN)
 
 
 def _check_depth(value: object, name: str) -> None:

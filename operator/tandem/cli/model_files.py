@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,14 +25,18 @@ _LONGEST_HEADER = 100_000_000  # the format's own limit
 def read_blueprint(source: str, *, revision: str = "main") -> Blueprint:
     """The blueprint of a path or `owner/name`; raises `Refused`."""
     path = Path(source)
-    if path.is_dir():
-        return _of_directory(path)
-    if path.exists():
+    fix = f"Name a directory with a {CONFIG}, such a file, or a repository as owner/name."
+    try:
+        is_there = os.path.lexists(path)
+        if is_there and path.is_dir() and source:
+            return _of_directory(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if is_there and source:
         return read_text(_text(path, MAX_CHARACTERS), str(path))
     if re.search(patterns.REPOSITORY.regex, source) and "/" in source:
         return _of_repository(source, revision)
-    fix = f"Name a directory with a {CONFIG}, such a file, or a repository as owner/name."
-    raise refuse(source, None, "there is no such file or directory", fix)
+    raise refuse(source[:80], None, "there is no such file or directory", fix)
 
 
 def _of_directory(path: Path) -> Blueprint:
@@ -98,4 +103,4 @@ def _text(path: Path, limit: int) -> str:
 
 def _unreadable(path: Path, error: OSError) -> Refused:
     reason = f"it cannot be read: {error.strerror}"
-    return Refused((Problem(str(path), "", reason, "Give a file that you may read."),))
+    return Refused((Problem(str(path)[:200], "", reason, "Give a file that you may read."),))

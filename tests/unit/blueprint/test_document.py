@@ -73,3 +73,25 @@ def test_an_unknown_field_is_refused_not_dropped():
         from_dict({**DECLARED, "total_parms": 5})
 
     assert refused.value.problems[0].path == "total_parms"
+
+
+@pytest.mark.parametrize(
+    ("changed", "path"),
+    [
+        ({"total_params": 5}, "total_params"),
+        ({"dtype": "bf17"}, "dtype"),
+        ({"vocab": 0}, "structure.vocab"),
+        ({"runs": []}, "structure.runs"),
+        ({"hidden": -1}, "structure.hidden"),
+    ],
+    ids=str,
+)
+def test_a_written_blueprint_that_somebody_changed_is_refused(changed, path):
+    written = json.loads(json.dumps(to_dict(from_config(GOLDEN[0].config()))))
+    for key, value in changed.items():
+        (written if key in written else written["structure"])[key] = value
+
+    with pytest.raises(Refused) as refused:
+        from_dict(written)
+
+    assert refused.value.problems[0].path == path

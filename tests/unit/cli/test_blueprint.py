@@ -107,6 +107,9 @@ def test_wrong_files_are_located(model, capsys, files, said):
     ("arguments", "said"),
     [
         (["blueprint", "show", "/nowhere"], "there is no such file or directory"),
+        (["blueprint", "show", ""], "there is no such file or directory"),
+        (["blueprint", "show", "a" * 5000], "there is no such file or directory"),
+        (["blueprint", "show", "./leads/nowhere"], "it cannot be read: No such file or directory"),
         (["blueprint", "show", "."], "config.json: the file does not exist"),
         (["fit", "-f", str(EXAMPLES / "torch-agg.yaml")], "--blueprint: the model's files are not known"),
     ],
@@ -114,6 +117,8 @@ def test_wrong_files_are_located(model, capsys, files, said):
 )
 def test_what_is_not_there_is_told(arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("leads").mkdir()
+    Path("leads/nowhere").symlink_to("elsewhere")
 
     assert run(arguments) == 1
     assert said in capsys.readouterr().err
