@@ -27,7 +27,7 @@ _USUAL = Family(
     tied=Switch("tie_word_embeddings"),
     qkv_bias=Switch("attention_bias"),
     out_bias=Switch("attention_bias"),
-    nextn=key("num_nextn_predict_layers", default=0, low=0, high=64),
+    nextn=key("num_nextn_predict_layers", "num_mtp_layers", default=0, low=0, high=64),
 )
 LLAMA = replace(_USUAL, mlp_bias=Switch("mlp_bias"))
 _PLAIN = replace(_USUAL, qkv_bias=False, out_bias=False)
@@ -66,10 +66,15 @@ def _phi_norm(reader: Reader) -> QkNorm:
     return "head" if reader.flag(Switch("qk_layernorm")) else "none"
 
 
+def _glm_norm(reader: Reader) -> QkNorm:
+    return "head" if reader.flag(Switch("use_qk_norm")) else "none"
+
+
 def _cohere_norm(reader: Reader) -> QkNorm:
     return "all" if reader.flag(Switch("use_qk_norm")) else "none"
 
 
+_OLMO2 = replace(_USUAL, qk_norm="all")
 _QWEN2 = replace(_PLAIN, qkv_bias=True, windows=patterns.upper_layers)
 _QWEN3 = replace(_USUAL, head_dim=key("head_dim", default=128), qk_norm="head", windows=patterns.upper_layers)
 _GEMMA2 = replace(_GEMMA, norms=4, windows=patterns.all_but_each(2, 4096))
@@ -167,6 +172,13 @@ FAMILIES: Mapping[str, Family] = {
         ),
     ),
     "deepseek_v3": _DEEPSEEK,
+    "kimi_k2": _DEEPSEEK,
+    "glm4_moe": replace(
+        _USUAL,
+        out_bias=False,
+        qk_norm=_glm_norm,
+        moe=replace(_DEEPSEEK.moe, sparse=patterns.after_first(1)),  # type: ignore[type-var]
+    ),
     "gpt2": replace(
         _LAYER_NORM,
         hidden=key("n_embd", "hidden_size"),
@@ -192,7 +204,19 @@ FAMILIES: Mapping[str, Family] = {
         out_bias=Switch("attention_bias", True),
         mlp_bias=True,
     ),
-    "olmo2": replace(_USUAL, qk_norm="all"),
+    "olmo2": _OLMO2,
+    "olmo3": replace(_OLMO2, windows=patterns.all_but_each(4, 4096)),
+    "olmoe": replace(
+        _OLMO2,
+        head_dim=even_head_dim,
+        moe=MoeForm(count=key("num_experts", "num_local_experts"), per_token=_ROUTED, inner=key("intermediate_size")),
+    ),
+    "seed_oss": replace(
+        LLAMA,
+        head_dim=key("head_dim", default=128),
+        qkv_bias=Switch("attention_bias", True),
+        out_bias=Switch("attention_out_bias"),
+    ),
     "falcon": replace(
         _LAYER_NORM,
         hidden=key("hidden_size", "n_embed"),
