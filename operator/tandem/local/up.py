@@ -152,5 +152,6 @@ def _model_problems(deployment: ModelDeployment, volumes: Mapping[str, Path]) ->
         reason = f"the volume has no such directory (looked for {model})"
         yield Problem("spec.model.pvc.path", repr(source.path), reason, "Correct the path or the --volume.")
     elif not (model / "config.json").is_file():
-        reason = f"{model} has no config.json, so it is not a model"
+        lacking = "has no config.json" if any(model.iterdir()) else "is empty"
+        reason = f"{model} {lacking}, so it is not a model"
         yield Problem("spec.model.pvc.path", repr(source.path), reason, "Give a directory in Hugging Face format.")

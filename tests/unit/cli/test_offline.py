@@ -417,3 +417,16 @@ def test_schema_wraps_what_does_not_fit_a_terminal():
         "     too long for the",
         "     width",
     ]
+
+
+@pytest.mark.parametrize(("content", "told"), [(None, "is empty"), ("model.safetensors", "has no config.json")])
+def test_local_mode_tells_what_a_model_directory_lacks(content, told, tmp_path, capsys):
+    file = tmp_path / "d.yaml"
+    file.write_text(ONE)
+    models = tmp_path / "models"
+    models.mkdir()
+    if content is not None:
+        (models / content).write_text("")
+
+    assert run(["local", "up", "-f", str(file), "--volume", f"m={models}", "--once", "hello"]) == 1
+    assert f"{models} {told}, so it is not a model" in capsys.readouterr().err
