@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import yaml
@@ -17,7 +17,6 @@ from tandem.api.deployment import Backend, Limits, Mode, ModelDeployment
 from tandem.api.mistakes import simplified
 from tandem.api.parameters import SHORT_NAMES, EngineParameters
 from tandem.api.problems import Refused, refuse
-from tandem.blueprint.model import Blueprint
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.facts import blueprint_option
 from tandem.cli.portability import Asked, portability_text
@@ -26,6 +25,9 @@ from tandem.cli.texts import told_at
 from tandem.generator.counterfactual import without
 from tandem.manifests import Build, Cluster, RuleHit, build
 from tandem.rendering.mapping import Entry, MappingTable
+
+if TYPE_CHECKING:
+    from tandem.blueprint.model import Blueprint
 
 _HEADINGS = ("DEPLOYMENT", "ROLE", "PARAMETER", "VALUE", "SOURCE", "FROM", "DEFAULT", "ARGUMENTS")
 _GIVEN = ("user", "parameters", "limits")

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tandem.api.problems import refuse
-from tandem.blueprint.model import Blueprint
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.facts import blueprint_option
 from tandem.cli.source import check_directories, deployments_in, file_option
 from tandem.manifests import Build, build
 from tandem.manifests.yaml_out import to_yaml
+
+if TYPE_CHECKING:
+    from tandem.blueprint.model import Blueprint
 
 
 @click.command(

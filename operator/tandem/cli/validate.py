@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tandem.api.deployment import ModelDeployment
 from tandem.api.load import Loaded, load, source_name
 from tandem.api.problems import Problem, Refused
-from tandem.blueprint.model import Blueprint
 from tandem.cli.app import EXIT_REFUSED
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.facts import blueprint_option
 from tandem.cli.source import check_directories, engine_hints, file_option
 from tandem.manifests import Cluster, build
+
+if TYPE_CHECKING:
+    from tandem.blueprint.model import Blueprint
 
 
 @click.command(

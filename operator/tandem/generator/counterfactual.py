@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tandem.api.deployment import ModelDeployment
 from tandem.api.problems import Refused
-from tandem.blueprint.model import Blueprint
 from tandem.manifests import Cluster, ParameterValue, build
+
+if TYPE_CHECKING:
+    from tandem.blueprint.model import Blueprint
 
 
 def without(

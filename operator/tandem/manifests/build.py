@@ -7,10 +7,10 @@ what `tandem render` prints.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tandem.api.deployment import ModelDeployment, RoleName
 from tandem.api.problems import Problem, Refused, refuse
-from tandem.blueprint.model import Blueprint
 from tandem.manifests import access, names, router, timing, workers
 from tandem.manifests.backends import BACKENDS
 from tandem.manifests.cluster import Cluster
@@ -23,6 +23,9 @@ from tandem.manifests.revision import revision
 from tandem.manifests.sources import model_access
 from tandem.rendering.library import Library
 from tandem.rendering.pipeline import Rendering, render
+
+if TYPE_CHECKING:
+    from tandem.blueprint.model import Blueprint
 
 
 def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cluster: Cluster) -> Build:

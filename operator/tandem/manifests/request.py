@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pydantic.alias_generators import to_camel
 
 from tandem.api.deployment import ModelDeployment, RoleName
 from tandem.api.parameters import EngineParameters
-from tandem.blueprint.model import Blueprint
 from tandem.manifests import names
 from tandem.manifests.workers import CONFIG_DIR
 from tandem.rendering.parameters import Given
 from tandem.rendering.pipeline import ModelFacts, Request, RoleRequest
 from tandem.rendering.values import Source, Value
+
+if TYPE_CHECKING:
+    from tandem.blueprint.model import Blueprint
 
 
 def rendering_request(deployment: ModelDeployment, model: ModelFacts, blueprint: Blueprint | None) -> Request:
