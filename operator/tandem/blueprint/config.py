@@ -51,7 +51,7 @@ def from_config(config: Mapping[str, object], *, place: str = "", index: Index |
     max_seq_len = text.optional(family.length)
     _check_size(structure, max_seq_len or 1, place)
     if index is not None:
-        _check_index(structure, index, place)
+        _check_index(structure, index)
     return _blueprint(
         structure,
         digest=digest(config, index),
@@ -83,13 +83,13 @@ def _check_size(structure: Structure, length: int, place: str) -> None:
         raise refuse(f"{place}max_position_embeddings", length, reason, "Correct config.json.")
 
 
-def _check_index(structure: Structure, index: Index, place: str) -> None:
+def _check_index(structure: Structure, index: Index) -> None:
     """No number format takes less than 2 bits or more than 16 bytes for a number."""
     numbers = sizes.counts(structure).total
     if not numbers // 4 <= index.total_bytes <= 16 * numbers:
         reason = f"the model that config.json describes has {numbers} numbers, which cannot take this many bytes"
         fix = "Give the index and the config.json of the same model."
-        raise refuse(f"{place}metadata.total_size", index.total_bytes, reason, fix)
+        raise refuse(index.place, index.total_bytes, reason, fix)
 
 
 def _parts(top: Reader, kind: str) -> tuple[Reader, str, Vision | None]:

@@ -13,11 +13,12 @@ MAX_PROBLEMS = 20
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """`total_bytes` of all tensors; `files` they are in; how many `tensors`."""
+    """`total_bytes` of all tensors; `files` they are in; how many `tensors`; `place` of the total in messages."""
 
     total_bytes: int
     files: tuple[str, ...]
     tensors: int
+    place: str = "metadata.total_size"
 
 
 def read_index(document: Mapping[str, object], *, place: str, sizes: Mapping[str, int] | None = None) -> Index:
@@ -35,7 +36,7 @@ def read_index(document: Mapping[str, object], *, place: str, sizes: Mapping[str
         problems = list(_file_problems(total, files, sizes, place))
         if problems:
             raise Refused(problems[:MAX_PROBLEMS])
-    return Index(total, files, len(names))
+    return Index(total, files, len(names), f"{place}metadata.total_size")
 
 
 def _problems(document: Mapping[str, object], place: str) -> Iterator[Problem]:

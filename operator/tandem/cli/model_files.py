@@ -67,7 +67,7 @@ def _single(path: Path) -> Index:
         raise _unreadable(path, error) from None
     if not 2 <= header <= min(_LONGEST_HEADER, size - 8):
         raise refuse(str(path), f"{size} bytes", "this is no safetensors file", "Download it again.")
-    return Index(size - 8 - header, (path.name,), 1)
+    return Index(size - 8 - header, (path.name,), 1, str(path))
 
 
 def _of_repository(repository: str, revision: str) -> Blueprint:

@@ -88,6 +88,10 @@ def test_the_bytes_of_a_file_without_an_index_are_counted(model, capsys):
         ({"model.safetensors": b"x" * 20}, "this is no safetensors file"),
         ({"model.safetensors.index.json": b"{}"}, "metadata.total_size: a whole number above 0 is needed here"),
         ({"model.safetensors.index.json": b"{"}, "malformed JSON"),
+        (
+            {"model.safetensors": (16).to_bytes(8, "little") + b" " * 40},
+            "model.safetensors: the model that config.json describes has 8030261248 numbers",
+        ),
         ({"config.json": b'{"model_type": "llama"'}, "config.json:1:"),
         ({"config.json": b"\xff\xfe"}, "this is no text in UTF-8"),
         ({"config.json": b'{"model_type": "llma"}'}, "Did you mean llama?"),
