@@ -47,8 +47,8 @@ def from_config(config: Mapping[str, object], *, place: str = "", index: Index |
     dtype = _dtype(top, text)
     quantisation, kept = read_quantisation(top)
     structure = _structure(text, family, kept, vision, tied_by=top)
-    top.check()
     max_seq_len = text.optional(family.length)
+    top.check()
     _check_size(structure, max_seq_len or 1, place)
     if index is not None:
         _check_index(structure, index)

@@ -112,6 +112,8 @@ def test_everything_that_is_missing_is_told_at_once():
         ({"vocab_size": 10**400}, ["vocab_size"]),
         ({"hidden_size": [4096]}, ["hidden_size"]),
         ({"attention_bias": "yes"}, ["attention_bias"]),
+        ({"max_position_embeddings": "long"}, ["max_position_embeddings"]),
+        ({"num_nextn_predict_layers": -1}, ["num_nextn_predict_layers"]),
         ({"dtype": "bf17"}, ["dtype"]),
         ({"dtype": 16}, ["dtype"]),
         ({"quantization_config": []}, ["quantization_config"]),
