@@ -126,7 +126,8 @@ def _settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     # CRDs and namespaces are never watched: a namespaced operator may not, and CRDs are checked before.
     settings.scanning.disabled = True
-    settings.watching.chunk_size = 500
+    # A page is in memory as a whole, parsed, and an object may take more than a megabyte: 500 of them took 700 MB.
+    settings.watching.chunk_size = 25
     settings.watching.connect_timeout = 10
     settings.watching.reconnect_backoff = 1.0
     settings.networking.request_timeout = 30

@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,20 @@ def test_it_goes_on_when_the_api_server_is_itself_again(
     space.wait_applied(timeout=60)
     eventually(lambda: space.child("Service", "chat"), timeout=60)
     assert "Traceback" not in operator.log.read_text()
+
+
+def test_a_hundred_huge_resources_are_refused_and_fit_into_the_operators_memory(
+    plane: ControlPlane, space: Space, start: Start
+) -> None:
+    """The chart's limit is 512 MiB; before the start, as a list is what takes most."""
+    env = [{"name": f"V{number}", "value": "x" * 1000} for number in range(1200)]
+    pod = {"spec": {"containers": [{"name": "server", "env": env}]}}
+    spec = {"mode": "agg", "roles": {"agg": {"replicas": 1, "podTemplate": pod}}}
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: space.create(f"huge-{number}", **spec), range(100)))
+    operator = start(namespaces=(space.namespace,))
+    status = space.wait_condition("Valid", "False", "InvalidSpec", name="huge-99", timeout=60)
+    told = next(item["message"] for item in status["conditions"] if item["type"] == "Valid")
+    assert "KiB as JSON, and at most 256 KiB are read" in told
+    assert operator.peak_mb() < 400
+    assert space.children("huge-99") == {}

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tandem.controller.repairs import FREE
+from tandem.controller.pace import FREE
 from tandem.kube.resources import BY_KIND
 from tandem.manifests import names
 from tests.cluster.control_plane import ControlPlane
