@@ -220,6 +220,16 @@ def test_the_present_revision_comes_before_older_ones() -> None:
     assert status_of(world, taking_over=True)["rootCause"]["pod"] == "new"
 
 
+def test_a_value_that_is_only_approximated_is_told_beside_a_valid_spec() -> None:
+    status = status_of(serving(backend="vllm", parameters={"kvCacheDtype": "int8"}))
+
+    assert shown(status)["Valid"] == ("True", "Accepted")
+    assert message_of(status, "Valid") == (
+        "spec.parameters.kvCacheDtype: kv_cache_dtype int8 becomes --kv-cache-dtype int8_per_token_head: "
+        "vLLM keeps a scale per token and head with it"
+    )
+
+
 def test_a_refused_spec_is_told_and_what_runs_is_still_shown() -> None:
     world = serving(**AGG)
     before = status_of(world)
