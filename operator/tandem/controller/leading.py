@@ -20,6 +20,7 @@ from tandem.controller.statuswriter import StatusWriter
 from tandem.controller.texts import ConfigTexts
 from tandem.controller.worker import Reconciler, Workers
 from tandem.kube.cache import Cache, Entry, Ref
+from tandem.kube.children import follow_children
 from tandem.kube.client import Client
 from tandem.kube.clock import Clock
 from tandem.kube.connection import Connection
@@ -101,11 +102,21 @@ class Controller:
             gpus_per_node=self._settings.gpus_per_node,
         )
         renderer = Renderer(cluster)
-        await self._verifier.verify_all()
-        logger.info("the cache is complete: %d objects", len(self._cache))
-        self._health.state = "leading"
+        async with asyncio.TaskGroup() as watches:
+            watches.create_task(
+                follow_children(self._client, self._cache, self._scope, self._clock, self._enqueue), name="children"
+            )
+            leader_worker_sets = self._leader_worker_sets(renderer)
+            watches.create_task(leader_worker_sets.run(), name="leader worker sets")
+            await self._verifier.verify_all()
+            await leader_worker_sets.known()
+            logger.info("the cache is complete: %d objects", len(self._cache))
+            self._health.state = "leading"
+            await self._reconcile(renderer)
+
+    async def _reconcile(self, renderer: Renderer) -> None:
+        """Works on a complete cache until cancelled. Raises ApiError and WatchStuck."""
         async with (
-            self._leader_worker_sets(renderer),
             RouterSource() as routers,
             LoadingReader(routers, self._clock, changed=self._queue.add) as loading,
             ConfigTexts(self._client, self._clock, changed=self._queue.add) as texts,

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
@@ -18,12 +18,14 @@ from tandem.kube.resources import BY_KIND, Resource
 
 FIELD_MANAGER = "tandem"
 REQUEST_TIMEOUT = 30.0
+PAGE = 500
 # No object has this version, so an apply that names it can only create.
 NEVER_A_VERSION = "1"
 # Whoever answers in the API server's place may ask for hours.
 LONGEST_RETRY_AFTER = 60.0
 
 Object = dict[str, Any]
+T = TypeVar("T")
 
 
 class Fence(Protocol):
@@ -42,10 +44,10 @@ class NoFence:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """Objects of one kind as of one moment."""
+class Listing(Generic[T]):
+    """Objects of one kind as of one moment, or what is kept of each."""
 
-    items: tuple[Object, ...]
+    items: tuple[T, ...]
     resource_version: str
 
 
@@ -84,12 +86,36 @@ class Client:
         *,
         label_selector: str = "",
         field_selector: str = "",
-        limit: int = 500,
+        limit: int = PAGE,
         first_page: bool = False,
         metadata_only: bool = False,
-    ) -> Listing:
+    ) -> Listing[Object]:
         """The objects of a kind in one namespace or everywhere, read in pages of `limit`; all, or the first page's."""
-        items: list[Object] = []
+        return await self.list_kept(
+            resource,
+            namespace,
+            keep=lambda obj: obj,
+            label_selector=label_selector,
+            field_selector=field_selector,
+            limit=limit,
+            first_page=first_page,
+            metadata_only=metadata_only,
+        )
+
+    async def list_kept(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        keep: Callable[[Object], T],
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = PAGE,
+        first_page: bool = False,
+        metadata_only: bool = False,
+    ) -> Listing[T]:
+        """The same, as what `keep` makes of each object: no more than a page of whole objects is held at a time."""
+        items: list[T] = []
         query = {"limit": str(limit), "labelSelector": label_selector, "fieldSelector": field_selector}
         accept = "application/json"
         if metadata_only:
@@ -98,7 +124,7 @@ class Client:
             page = await self._request(
                 "GET", resource.path(namespace), verb="list", kind=resource.kind, query=query, accept=accept
             )
-            items += page.get("items") or ()
+            items += map(keep, page.get("items") or ())
             more = page["metadata"].get("continue")
             if not more or first_page:
                 return Listing(tuple(items), page["metadata"]["resourceVersion"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from tandem.kube.errors import UNREACHABLE, ApiError
 from tandem.kube.queue import Backoff
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 Event = tuple[str, dict[str, Any]]
 """Type and object, as a watch brings them."""
 _TOO_OLD = 410
+T = TypeVar("T")
 
 
-class Source(Protocol):
-    """Objects of the API server. Both raise ApiError, for ERROR events too."""
+class Source(Protocol[T]):
+    """Objects of the API server, as such or as what is kept of them. Both raise ApiError, for ERROR events too."""
 
-    async def list(self) -> Listing:
+    async def list(self) -> Listing[T]:
         """All of them."""
 
     def watch(self, *, version: str, seconds: int) -> AsyncGenerator[Event, None]:
@@ -43,7 +44,7 @@ class KindSource:
         self._selector = selector
         self._metadata_only = metadata_only
 
-    async def list(self) -> Listing:
+    async def list(self) -> Listing[dict[str, Any]]:
         """See `Source`."""
         return await self._client.list(
             self._resource, self._namespace, label_selector=self._selector, metadata_only=self._metadata_only
@@ -61,10 +62,10 @@ class KindSource:
         )
 
 
-class Listener(Protocol):
+class Listener(Protocol[T]):
     """Hears what is found. A listener that raises ValueError, KeyError or TypeError has not understood an object."""
 
-    def listed(self, listing: Listing) -> None:
+    def listed(self, listing: Listing[T]) -> None:
         """Everything there is now."""
 
     def changed(self, kind: str, obj: dict[str, Any]) -> None:
@@ -77,7 +78,7 @@ class Listener(Protocol):
         """The `failures`-th failure in a row, before the next try."""
 
 
-class Follower:
+class Follower(Generic[T]):
     """Follows a source on behalf of a listener. `sleep` and `draw` (in [0, 1)) are injected.
 
     A watch is asked to end after `watch_seconds` (plus up to half of it), so that one that died in silence is noticed.
@@ -85,8 +86,8 @@ class Follower:
 
     def __init__(
         self,
-        source: Source,
-        listener: Listener,
+        source: Source[T],
+        listener: Listener[T],
         *,
         sleep: Callable[[float], Awaitable[None]],
         draw: Callable[[], float],

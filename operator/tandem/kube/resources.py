@@ -84,7 +84,10 @@ WORKLOAD_KINDS = frozenset({DEPLOYMENT.kind, LEADER_WORKER_SET.kind})
 """The kinds that make pods. They count these alike, in `spec.replicas` and in their status; a LeaderWorkerSet counts
 workers, of several pods each."""
 
-WATCHED_KINDS = (*OWN_KINDS, *CHILD_KINDS, POD)
+FOLLOWED_KINDS = (*CHILD_KINDS, POD)
+"""What the operator follows of deployments beside the resources themselves."""
+
+WATCHED_KINDS = (*OWN_KINDS, *FOLLOWED_KINDS)
 
 BY_KIND: Mapping[str, Resource] = {
     resource.kind: resource for resource in (*WATCHED_KINDS, *OPTIONAL_KINDS, EVENT, LEASE)

@@ -55,7 +55,7 @@ class _Versions:
         self._known = known
         self._on_version = on_version
 
-    def listed(self, listing: Listing) -> None:
+    def listed(self, listing: Listing[dict[str, Any]]) -> None:
         found = {item["metadata"]["name"]: int(item["metadata"]["resourceVersion"]) for item in listing.items}
         for name in self._known():
             self._on_version(name, found.get(name, int(listing.resource_version)))

@@ -1,4 +1,4 @@
-"""Kopf as the watch runtime: its `on.event` handlers fill the cache, and tell the controller which objects are news."""
+"""Kopf as the watch runtime of our own kinds: its `on.event` handlers fill the cache and tell the controller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import kopf
 from tandem.kube.cache import Cache, OnChange, entry_of
 from tandem.kube.connection import Connection
 from tandem.kube.discovery import Scope
-from tandem.kube.resources import WATCHED_KINDS, Resource, selector_for
+from tandem.kube.resources import OWN_KINDS, Resource
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ OnRelist = Callable[[Resource], None]
 
 
 class Watcher:
-    """Watches of all kinds in a scope, until stopped. One instance is for one run."""
+    """Watches of our own kinds in a scope, until stopped. One instance is for one run."""
 
     def __init__(
         self, connection: Connection, cache: Cache, scope: Scope, *, on_change: OnChange, on_relist: OnRelist
@@ -67,7 +67,7 @@ class Watcher:
                 server=self._connection.server, aiohttp_session=self._connection.stream_session()
             )
 
-        for resource in WATCHED_KINDS:
+        for resource in OWN_KINDS:
             register = kopf.on.event(
                 resource.group, resource.version, resource.plural, registry=registry, id=resource.plural, param=resource
             )
@@ -136,7 +136,4 @@ def _settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 0.5
     settings.queueing.exit_timeout = 1.0
     settings.execution.max_workers = 1
-    for resource in WATCHED_KINDS:
-        if selector := selector_for(resource):
-            settings.watching.label_selectors[resource.plural] = selector
     return settings

@@ -46,13 +46,13 @@ class Server:
         self.events: asyncio.Queue[Any] = asyncio.Queue()
         self.lists = 0
 
-    async def list(self, resource: Any, namespace: str | None, *, label_selector: str, metadata_only: bool) -> Listing:
-        assert (resource, label_selector, metadata_only) == (LEADER_WORKER_SET, MANAGED_BY_SELECTOR, False)
+    async def list_kept(self, resource: Any, namespace: str | None, *, keep: Any, label_selector: str) -> Any:
+        assert (resource, label_selector) == (LEADER_WORKER_SET, MANAGED_BY_SELECTOR)
         self.lists += 1
         if self.failure is not None:
             raise self.failure
         found = [item for item in self.objects if namespace in (None, item["metadata"]["namespace"])]
-        return Listing(tuple(found), str(self.version))
+        return Listing(tuple(map(keep, found)), str(self.version))
 
     async def watch(self, *_: Any, **__: Any) -> Any:
         if self.watch_failure is not None:
@@ -91,8 +91,10 @@ class Followed:
 @asynccontextmanager
 async def following(server: Server, scope: Scope = (None,)) -> AsyncIterator[Followed]:
     followed = Followed(server, scope)
-    async with followed.kind:
-        yield followed
+    running = asyncio.create_task(followed.kind.run())
+    await followed.kind.known()
+    yield followed
+    running.cancel()
 
 
 async def test_where_it_is_served_its_objects_are_known_from_the_beginning() -> None:
@@ -186,11 +188,20 @@ async def test_a_list_that_never_works_does_not_hold_up_the_rest() -> None:
     server = Server()
     server.failure = BROKEN
     found = Followed(server, (None,))
-    beginning = asyncio.create_task(found.kind.__aenter__())
+    running = asyncio.create_task(found.kind.run())
+    beginning = asyncio.create_task(found.kind.known())
     await found.clock.advance(5)
     assert beginning.done()
     assert found.served == [False]
-    await found.kind.__aexit__(None, None, None)
+    running.cancel()
+
+
+async def test_what_nobody_foresaw_ends_it_aloud() -> None:
+    server = Server()
+    server.failure = RuntimeError("a bug")
+    with pytest.raises(ExceptionGroup) as raised:
+        await Followed(server, (None,)).kind.run()
+    assert raised.group_contains(RuntimeError, match="a bug")
 
 
 @pytest.mark.parametrize("namespaces", [("ns", "other")])

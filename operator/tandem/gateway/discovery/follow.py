@@ -22,7 +22,7 @@ WATCH_SECONDS = 60
 log = logging.getLogger(__name__)
 
 
-class SliceApi(Source, Protocol):
+class SliceApi(Source[dict[str, Any]], Protocol):
     """What is asked of the API server: the slices of the deployment."""
 
     async def recover(self, error: ApiError) -> None:
@@ -59,7 +59,7 @@ class SliceFollower:
         finally:
             await self._api.close()
 
-    def listed(self, listing: Listing) -> None:
+    def listed(self, listing: Listing[dict[str, Any]]) -> None:
         """All slices there are."""
         self._cache.replace(listing.items)
         self._publish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from tandem.gateway.discovery.slices import selector
 from tandem.kube.client import Client, Listing
@@ -38,7 +39,7 @@ class KubernetesSlices:
         self._source = None
         await self._open.aclose()
 
-    async def list(self) -> Listing:
+    async def list(self) -> Listing[dict[str, Any]]:
         """All slices as of now."""
         with _rights_told():
             return await (await self._slices()).list()
