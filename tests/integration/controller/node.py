@@ -57,11 +57,14 @@ def loading(pod: Object) -> Object:
 
 
 class ToldNode:
-    """The node, as long as the context lasts. `behave` may be replaced at any time; see `poke`."""
+    """The node, as long as the context lasts. `behave` may be replaced at any time. A pod that is to end does so after
+    `linger` seconds."""
 
-    def __init__(self, api: Api, behave: Behaviour = serving, *, period: float = 0.05) -> None:
+    def __init__(self, api: Api, behave: Behaviour = serving, *, period: float = 0.05, linger: float = 0.0) -> None:
         self._api = api
         self._period = period
+        self._linger = linger
+        self._ending: dict[str, float] = {}
         self.behave = behave
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="told node", daemon=True)
@@ -100,6 +103,8 @@ class ToldNode:
             path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
             try:
                 if "deletionTimestamp" in metadata:
+                    if time.monotonic() < self._ending.setdefault(metadata["uid"], time.monotonic() + self._linger):
+                        continue
                     self._api.request(
                         "DELETE", path, {"gracePeriodSeconds": 0, "preconditions": {"uid": metadata["uid"]}}
                     )
