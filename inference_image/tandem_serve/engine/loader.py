@@ -77,8 +77,10 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
         model = _weights(checkpoint, config, model_class, dtype=dtype, device=device, count=progress.add)
     with progress.step("eval"):
         model.eval()
-        parameters = list(model.parameters())
-        devices.set_threads(devices.threads_for(sum(parameter.numel() for parameter in parameters), cpus))
+        # Numbers only: whoever holds the weights themselves would keep them in memory beside the packed ones.
+        parameter_count = sum(parameter.numel() for parameter in model.parameters())
+        weight_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        devices.set_threads(devices.threads_for(parameter_count, cpus))
         layout = support.kv_layout(config, dtype=dtype, device=device)
         runner = selfcheck.check(model, layout)
         digest = checkpoint.digest()
@@ -92,8 +94,8 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
         eos_ids=_eos_ids(options.directory, config, tokenizer),
         max_model_len=max_model_len,
         digest=digest,
-        parameter_count=sum(parameter.numel() for parameter in parameters),
-        weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        parameter_count=parameter_count,
+        weight_bytes=weight_bytes,
         rope=_rope(config),
     )
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from tandem_serve.engine import attention
 from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
+from tandem_serve.engine.packed_linear import pack_linears
 from tandem_serve.engine.scheduler import Chunk
 
 
@@ -17,6 +18,7 @@ class ModelRunner:
     def __init__(self, model: PreTrainedModel) -> None:
         attention.register()
         model.set_attn_implementation(attention.NAME)
+        pack_linears(model)
         self.model = model
         self.device = model.device
 

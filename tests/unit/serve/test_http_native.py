@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from tandem_serve.engine.loader import LoadedModel
 from tests.unit.serve import tiny
@@ -90,12 +91,13 @@ async def test_s1_03_health_is_503_until_the_model_is_loaded(llama: LoadedModel)
         assert (answer.status, answer.json) == (200, {"status": "healthy", "model_loaded": True, "device": "cpu"})
 
 
-async def test_s1_04_model_info_describes_the_loaded_model(server: LiveServer, llama: LoadedModel) -> None:
+async def test_s1_04_model_info_describes_the_loaded_model(server: LiveServer, llama_dir: Path) -> None:
     body = (await server.get("/model-info")).json
-    config = llama.runner.model.config
+    model = AutoModelForCausalLM.from_pretrained(llama_dir)
+    config = model.config
     assert (body["model_name"], body["device"]) == ("tiny", "cpu")
     assert (body["model_type"], body["vocab_size"]) == (config.model_type, config.vocab_size)
-    assert body["parameters"] == llama.runner.model.num_parameters()
+    assert body["parameters"] == model.num_parameters()
     assert body["size_mb"] == pytest.approx(body["parameters"] * 4 / 1e6, abs=0.001)
 
 

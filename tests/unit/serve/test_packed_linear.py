@@ -1,0 +1,54 @@
+"""Linear layers with packed weights give what torch's own give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from tandem_serve.engine.packed_linear import PackedLinear, pack_linears
+from tandem_serve.engine.resident import MappedFiles
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(40, 24)
+        self.inner = nn.Sequential(nn.Linear(24, 56), nn.Linear(56, 24, bias=False))
+        self.head = nn.Linear(24, 40, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [0, 1, 7, 130])
+@torch.inference_mode()
+def test_the_result_is_that_of_the_layer_it_stands_for(dtype: torch.dtype, tokens: int) -> None:
+    model = Small().to(dtype)
+    given = torch.randn(1, tokens, 24, dtype=dtype)
+    expected = model.inner(given)
+    pack_linears(model)
+    assert all(isinstance(layer, PackedLinear) for layer in model.inner)
+    torch.testing.assert_close(model.inner(given), expected)
+
+
+def test_a_tied_weight_stays_in_memory_once() -> None:
+    model = Small()
+    pack_linears(model)
+    assert model.head.weight is model.embedding.weight
+
+
+def test_memory_of_a_file_is_let_go_and_the_file_still_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(range(256)) * 4096)
+    mapped = torch.from_file(str(path), shared=False, size=1 << 20, dtype=torch.uint8)
+    part, before = mapped[4096:], mapped.clone()
+    resident = psutil.Process().memory_info().rss
+    MappedFiles().let_go(part)
+    assert resident - psutil.Process().memory_info().rss > 500_000
+    assert torch.equal(mapped, before)
+    own = torch.ones(100_000)
+    MappedFiles().let_go(own)
+    assert own.sum() == 100_000
