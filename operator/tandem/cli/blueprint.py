@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
+from tandem.api.load import load
+from tandem.api.problems import refuse
+from tandem.api.resources import BlueprintDesign, ModelBlueprint
 from tandem.blueprint.card import bytes_per_format
 from tandem.blueprint.counts import sequence_bytes
 from tandem.blueprint.document import fingerprint, to_dict
@@ -17,6 +21,7 @@ from tandem.blueprint.gpus import GPUS
 from tandem.blueprint.memory import Load
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.split import tensor_parallel
+from tandem.blueprint.synthesis import artefacts
 from tandem.cli.model_files import read_blueprint
 
 _SIZES = (1, 2, 4, 8, 16)
@@ -57,6 +62,37 @@ def show(*, model: str, revision: str, batch: int, length: int | None, output: s
         click.echo(json.dumps(_document(blueprint, load), indent=2))
     else:
         click.echo("\n".join(_card(blueprint, load)))
+
+
+@command.command(
+    "synth",
+    short_help="Write the files of a designed model.",
+    epilog="Example: tandem blueprint synth spec.yaml -o out --seed 42",
+)
+@click.argument("spec", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Where to write.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed; default: the design's. Changes no dimension.")
+def synth(*, spec: Path, output: Path, seed: int | None) -> None:
+    """Writes config.json, architecture.yaml and params_estimate.json of the ModelBlueprint in FILE, which has
+    spec.design, and prints their names. The same file gives the same bytes.
+    """
+    texts = artefacts(_design(spec, seed))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (output / name).write_text(text, encoding="utf-8")
+            click.echo(output / name)
+    except OSError as error:
+        raise refuse("-o", str(output), f"cannot be written: {error.strerror}", "Give a writable directory.") from None
+
+
+def _design(path: Path, seed: int | None) -> BlueprintDesign:
+    found = [each.resource.spec for each in load(path) if isinstance(each.resource, ModelBlueprint)]
+    design = found[0].design if len(found) == 1 else None
+    if design is None:
+        fix = "Give a file with one, whose spec has design."
+        raise refuse(str(path), None, "the file holds no single ModelBlueprint with a design", fix)
+    return design if seed is None else design.model_copy(update={"seed": seed})
 
 
 def _load(blueprint: Blueprint, batch: int, length: int | None) -> Load:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tandem.cli.app import run
+from tandem.controller.blueprint import facts_of
 from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
@@ -212,3 +213,67 @@ def test_validate_takes_facts_and_refuses_wrong_ones(model, tmp_path, capsys):
     assert run(["validate", "-f", file, "--blueprint", model()]) == 0
     assert run(["validate", "-f", file, "--blueprint", model({"model_type": "llama"})]) == 1
     assert "hidden_size: required, but missing" in capsys.readouterr().err
+
+
+DESIGN = """\
+apiVersion: tandem.dev/v1alpha1
+kind: ModelBlueprint
+metadata: {name: mine}
+spec:
+  design: {hardware: cpu, tiny: true, context: 4k}
+"""
+
+
+def synthesized(tmp_path, name, *arguments):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(DESIGN)
+    assert run(["blueprint", "synth", str(spec), "-o", str(tmp_path / name), *arguments]) == 0
+    return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+
+def test_s3_16_a_design_becomes_files(tmp_path, capsys):
+    files = synthesized(tmp_path, "out", "--seed", "42")
+
+    assert set(files) == {"config.json", "architecture.yaml", "params_estimate.json"}
+    assert set(capsys.readouterr().out.splitlines()) == {str(tmp_path / "out" / name) for name in files}
+
+
+def test_s3_05_the_files_have_the_numbers_of_the_resource(tmp_path):
+    files = synthesized(tmp_path, "out")
+    design = yaml.safe_load(DESIGN)["spec"]["design"]
+    facts, _ = facts_of(None, {}, {}, design=design)
+    numbers = json.loads(files["params_estimate.json"])
+    architecture = yaml.safe_load(files["architecture.yaml"])
+
+    assert numbers["total_params"] == numbers["trainable_params"] == facts["totalParams"]
+    assert numbers["weight_bytes"] == facts["weightBytes"]["bfloat16"]
+    assert numbers["kv_cache_bytes"] == facts["kv"]["bytesPerToken"] * facts["maxSeqLen"]
+    assert numbers["kv_cache_gb"] == numbers["kv_cache_bytes"] / 1e9
+    assert (architecture["digest"], architecture["max_seq_len"]) == (facts["digest"], facts["maxSeqLen"])
+    assert architecture["dims"]["hidden_size"] == json.loads(files["config.json"])["hidden_size"] == 2048
+
+
+def test_s3_11_the_same_spec_and_seed_give_the_same_bytes(tmp_path):
+    one, two = synthesized(tmp_path, "one", "--seed", "7"), synthesized(tmp_path, "two", "--seed", "7")
+    other = synthesized(tmp_path, "other", "--seed", "8")
+
+    assert one == two
+    assert {name for name in one if one[name] != other[name]} == {"architecture.yaml"}
+    assert other["architecture.yaml"].replace(b"seed: 8", b"seed: 7") == one["architecture.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (DESIGN.replace("4k", "many"), "spec.design.context"),
+        (DESIGN.replace("{hardware", "{family: diffusion, hardware"), "models of this family are not built yet"),
+        (DESIGN.replace("design: {hardware: cpu, tiny: true, context: 4k}", "from: {inline: '{}'}"), "no single"),
+    ],
+)
+def test_a_design_that_cannot_be_built_is_located(tmp_path, capsys, text, said):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(text)
+
+    assert run(["blueprint", "synth", str(spec), "-o", str(tmp_path / "out")]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
