@@ -135,7 +135,7 @@ def compile_checked(
         code = environment.compile(tree, location, location)
     except TemplateSyntaxError as error:
         where = f"{location}:{error.lineno}"
-        raise refuse(where, None, f"malformed template: {error.message}", fix) from None
+        raise refuse(where, None, f"malformed template: {(error.message or '').rstrip('.')}", fix) from None
     except RecursionError:
         raise refuse(location, None, "the template is nested too deeply", "Make it simpler.") from None
     return Template.from_code(environment, code, {})

@@ -1,5 +1,8 @@
 """Rule files: the grammar, and every malformed line located."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,60 +130,63 @@ def test_lines_may_end_as_windows_writes_them():
     assert results("when isl:\r\n  max_batch_size = 1\r\n", isl=1) == [("max_batch_size", 1)]
 
 
-@pytest.mark.parametrize(
-    ("text", "where", "value", "reason", "fix"),
-    [
-        ("when isl", "1:1", "when isl", "a `when` ends with a colon", "Write `when EXPR:`"),
-        ("when isl: max_batch_size = 1", "1:1", "when isl: max", "a `when` ends with a colon", "on the next lines"),
-        ("when isl:", "1:1", "when", "nothing is indented below this `when`", "Indent the lines"),
-        ("when isl:\nmax_batch_size = 1", "1:1", "when", "nothing is indented below", "Indent the lines"),
-        ("when :\n  max_batch_size = 1", "1:6", "", "a value is missing here", "Write a number"),
-        ("\tmax_batch_size = 1", "1:1", "a tab", "tabs do not indent here", "Indent with spaces"),
-        ("when isl:\n\tmax_batch_size = 1", "2:1", "a tab", "tabs do not indent here", "Indent with spaces"),
-        ("  max_batch_size = 1", "1:3", "max_batch", "indented by 2 spaces", "Indent it by 0 spaces"),
-        (
-            *("when isl:\n    max_batch_size = 1\n  max_batch_size = 2", "3:3", "max_batch"),
-            *("indented by 2 spaces, but the lines around it by 4", "Indent it by 4 spaces"),
-        ),
-        ("else:", "1:1", "else:", "else does not exist here", "another `when`, with `not`"),
-        ("if isl:", "1:1", "if isl:", "if does not exist here", "Write `when EXPR:`"),
-        ("for x in isl:", "1:1", "for x", "for does not exist here", "no loops"),
-        ("while true:", "1:1", "while true:", "while does not exist here", "no loops"),
-        ("import os", "1:1", "import os", "import does not exist here", "only sets a parameter"),
-        ("from os import path", "1:1", "from os", "from does not exist here", "only sets a parameter"),
-        ("max_bach_size = 1", "1:1", "max_bach_size", "no parameter of this name", "Did you mean max_batch_size?"),
-        ("zebra = 1", "1:1", "zebra", "no parameter of this name", "Known: tensor_parallel_size"),
-        ("prefil max_batch_size = 1", "1:1", "prefil", "there is no role prefil", "Roles are agg, prefill, decode"),
-        ("encode max_batch_size = 1", "1:1", "encode", "there is no role encode", "Roles are agg, prefill, decode"),
-        ("agg_encode bs = 1", "1:1", "agg_encode", "there is no role encode", "Roles are agg, prefill, decode"),
-        ("prefill_ max_batch_size = 1", "1:1", "prefill_", "a role is missing beside a _", "Roles are agg"),
-        ("agg_agg max_batch_size = 1", "1:1", "agg_agg", "a role is named twice", "Name each role once"),
-        ("prefill, decode max_batch_size = 1", "1:1", "prefill, decode", "this is no rule", "Write `when EXPR:`"),
-        ("prefill decode max_batch_size = 1", "1:1", "prefill decode", "this is no rule", "Write `when EXPR:`"),
-        ("max_batch_size == 1", "1:1", "max_batch_size ==", "this is no rule", "NAME = EXPR"),
-        ("max_batch_size += 1", "1:1", "max_batch_size +=", "this is no rule", "NAME = EXPR"),
-        ("max_batch_size", "1:1", "max_batch_size", "this is no rule", "NAME = EXPR"),
-        ("= 1", "1:1", "= 1", "this is no rule", "NAME = EXPR"),
-        ("{% set x = 1 %}", "1:1", "{% set", "this is no rule", "NAME = EXPR"),
-        ("isl = 1", "1:1", "isl", "isl is a fact that rules read and cannot change", "in the ModelDeployment"),
-        ("agg bs = 1", "1:5", "bs", "bs is a short name for reading", "Write max_batch_size."),
-        ("gpus_per_worker = 1", "1:1", "gpus_per_worker", "is no parameter", "follow from its parallel sizes"),
-        ("DynConfig.enable_router = true", "1:1", "DynConfig.enable_router", "rules set engine parameters", "Remove"),
-        ("K8sConfig.k8s_image = 'x'", "1:1", "K8sConfig.k8s_image", "rules set engine parameters", "Remove"),
-        ("DynConfig.mode = 'agg'", "1:1", "DynConfig.mode", "a fact that rules read", "in the ModelDeployment"),
-        ("max_batch_size = ", "1:17", "", "a value is missing here", "Write a number"),
-        ("max_batch_size = 1 + isll", "1:22", "isll", "there is no name isll", "Did you mean isl?"),
-        ("  # x\nmax_batch_size =   1 +", "2:23", "", "a value is missing here", "Write a number"),
-        ("when isl > zz:\n  max_batch_size = 1", "1:12", "zz", "there is no name zz", "Known: "),
-        ("when role == 'prefil':\n  max_batch_size = 1", "1:14", "prefil", "role is never 'prefil'", "one of: agg"),
-        ("max_batch_size = isl.__class__", "1:18", "isl.__class__", "there is no name", "Names are flat"),
-        ("max_batch_size = params.agg.bs", "1:18", "params.agg.bs", "there is no name", "Names are flat"),
-        ("max_batch_size = 1; max_seq_len = 2", "1:19", "; max_seq", "a line holds one rule", "line of its own"),
-        ("max_batch_size = 1\x85", "1:19", "\\x85", "a character that cannot be seen", "Remove it"),
-        ("# x\u2028max_batch_size = 1", "1:4", "\\u2028", "a character that cannot be seen", "Remove it"),
-        ("\ufeffmax_batch_size = 1", "1:1", "\\ufeff", "a character that cannot be seen", "Remove it"),
-    ],
-)
+# A text, where its first mistake is, and the beginnings of what is told of it.
+MALFORMED = [
+    ("when isl", "1:1", "when isl", "a `when` ends with a colon", "Write `when EXPR:`"),
+    ("when isl: max_batch_size = 1", "1:1", "when isl: max", "a `when` ends with a colon", "on the next lines"),
+    ("when isl:", "1:1", "when", "nothing is indented below this `when`", "Indent the lines"),
+    ("when isl:\nmax_batch_size = 1", "1:1", "when", "nothing is indented below", "Indent the lines"),
+    ("when :\n  max_batch_size = 1", "1:6", "", "a value is missing here", "Write a number"),
+    ("\tmax_batch_size = 1", "1:1", "a tab", "tabs do not indent here", "Indent with spaces"),
+    ("when isl:\n\tmax_batch_size = 1", "2:1", "a tab", "tabs do not indent here", "Indent with spaces"),
+    ("  max_batch_size = 1", "1:3", "max_batch", "indented by 2 spaces", "Indent it by 0 spaces"),
+    (
+        *("when isl:\n    max_batch_size = 1\n  max_batch_size = 2", "3:3", "max_batch"),
+        *("indented by 2 spaces, but the lines around it by 4", "Indent it by 4 spaces"),
+    ),
+    ("else:", "1:1", "else:", "else does not exist here", "another `when`, with `not`"),
+    ("if isl:", "1:1", "if isl:", "if does not exist here", "Write `when EXPR:`"),
+    ("for x in isl:", "1:1", "for x", "for does not exist here", "no loops"),
+    ("while true:", "1:1", "while true:", "while does not exist here", "no loops"),
+    ("import os", "1:1", "import os", "import does not exist here", "only sets a parameter"),
+    ("from os import path", "1:1", "from os", "from does not exist here", "only sets a parameter"),
+    ("max_bach_size = 1", "1:1", "max_bach_size", "no parameter of this name", "Did you mean max_batch_size?"),
+    ("zebra = 1", "1:1", "zebra", "no parameter of this name", "Known: tensor_parallel_size"),
+    ("prefil max_batch_size = 1", "1:1", "prefil", "there is no role prefil", "Roles are agg, prefill, decode"),
+    ("encode max_batch_size = 1", "1:1", "encode", "there is no role encode", "Roles are agg, prefill, decode"),
+    ("agg_encode bs = 1", "1:1", "agg_encode", "there is no role encode", "Roles are agg, prefill, decode"),
+    ("prefill_ max_batch_size = 1", "1:1", "prefill_", "a role is missing beside a _", "Roles are agg"),
+    ("agg_agg max_batch_size = 1", "1:1", "agg_agg", "a role is named twice", "Name each role once"),
+    ("prefill, decode max_batch_size = 1", "1:1", "prefill, decode", "this is no rule", "Write `when EXPR:`"),
+    ("prefill decode max_batch_size = 1", "1:1", "prefill decode", "this is no rule", "Write `when EXPR:`"),
+    ("max_batch_size == 1", "1:1", "max_batch_size ==", "this is no rule", "NAME = EXPR"),
+    ("max_batch_size += 1", "1:1", "max_batch_size +=", "this is no rule", "NAME = EXPR"),
+    ("max_batch_size", "1:1", "max_batch_size", "this is no rule", "NAME = EXPR"),
+    ("= 1", "1:1", "= 1", "this is no rule", "NAME = EXPR"),
+    ("{% set x = 1 %}", "1:1", "{% set", "this is no rule", "NAME = EXPR"),
+    ("isl = 1", "1:1", "isl", "isl is a fact that rules read and cannot change", "in the ModelDeployment"),
+    ("agg bs = 1", "1:5", "bs", "bs is a short name for reading", "Write max_batch_size."),
+    ("gpus_per_worker = 1", "1:1", "gpus_per_worker", "is no parameter", "follow from its parallel sizes"),
+    ("DynConfig.enable_router = true", "1:1", "DynConfig.enable_router", "rules set engine parameters", "Remove"),
+    ("K8sConfig.k8s_image = 'x'", "1:1", "K8sConfig.k8s_image", "rules set engine parameters", "Remove"),
+    ("DynConfig.mode = 'agg'", "1:1", "DynConfig.mode", "a fact that rules read", "in the ModelDeployment"),
+    ("max_batch_size = ", "1:17", "", "a value is missing here", "Write a number"),
+    ("max_batch_size = 1 + isll", "1:22", "isll", "there is no name isll", "Did you mean isl?"),
+    ("  # x\nmax_batch_size =   1 +", "2:23", "", "a value is missing here", "Write a number"),
+    ("when isl > zz:\n  max_batch_size = 1", "1:12", "zz", "there is no name zz", "Known: "),
+    ("when role == 'prefil':\n  max_batch_size = 1", "1:14", "prefil", "role is never 'prefil'", "one of: agg"),
+    ("max_batch_size = isl.__class__", "1:18", "isl.__class__", "there is no name", "Names are flat"),
+    ("max_batch_size = params.agg.bs", "1:18", "params.agg.bs", "there is no name", "Names are flat"),
+    ("max_batch_size = 1; max_seq_len = 2", "1:19", "; max_seq", "a line holds one rule", "line of its own"),
+    ("max_batch_size = 1\x85", "1:19", "\\x85", "a character that cannot be seen", "Remove it"),
+    ("# x\u2028max_batch_size = 1", "1:4", "\\u2028", "a character that cannot be seen", "Remove it"),
+    ("\ufeffmax_batch_size = 1", "1:1", "\\ufeff", "a character that cannot be seen", "Remove it"),
+]
+# All that is told of each of these texts, word for word.
+EXACTLY = json.loads((Path(__file__).parent / "malformed_rules.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("text", "where", "value", "reason", "fix"), MALFORMED)
 def test_s0_36_every_malformed_line_is_located(text, where, value, reason, fix):
     found = mistakes(text)[0]
 
@@ -188,6 +194,11 @@ def test_s0_36_every_malformed_line_is_located(text, where, value, reason, fix):
     assert found.value.startswith(value)
     assert reason in found.reason
     assert fix in found.fix
+
+
+@pytest.mark.parametrize("text", [text for text, *_ in MALFORMED])
+def test_s0_36_every_malformed_line_is_told_word_for_word(text):
+    assert [str(problem) for problem in mistakes(text)] == EXACTLY[text]
 
 
 def test_s0_36_deep_nesting_and_long_files_are_refused():
