@@ -2,7 +2,8 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
 # One thread of torch per test process: two spinning threads beside a busy neighbour are far slower.
-TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# What Python compiled is kept, also where the environment says otherwise: each worker and child would compile it anew.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
 
 .PHONY: help demo test test-unit test-integration test-e2e lint format bench images generated \
 	cluster-up cluster-images cluster-down clean
