@@ -19,7 +19,7 @@ from tandem.cli.model_files import read_blueprint
 from tests.bench import serve
 
 BATCH = 4
-PROMPT = 480
+PROMPT = 240
 NEW_TOKENS = 16
 STEP = 512
 SHAPES = {
