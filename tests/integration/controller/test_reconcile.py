@@ -248,8 +248,9 @@ def test_an_overlay_whose_names_are_no_texts_is_told(space: Space) -> None:
 
     space.edit(roles={"agg": {"podTemplate": {"spec": {"volumes": [{"name": {"a": "b"}, "emptyDir": {}}]}}}})
 
-    status = space.wait_condition("Rendered", "False")
-    assert ".spec.template.spec.volumes" in condition({"status": status}, "Rendered")["message"]
+    status = space.wait_condition("Valid", "False", "InvalidSpec")
+    told = "spec.roles.agg.podTemplate.spec.volumes[0].name: a text is needed here"
+    assert condition({"status": status}, "Valid")["message"].startswith(told)
 
 
 @pytest.mark.parametrize("levels", [150, 1_000, 9_000])
@@ -271,13 +272,14 @@ def test_an_overlay_that_is_nested_without_end_is_told_and_harms_nobody(
     space.wait_applied()
 
 
-def test_a_write_that_the_api_server_fails_on_again_and_again_is_told(plane: ControlPlane, space: Space) -> None:
-    overlay = {"spec": {"containers": [{"name": "server", "resources": {"requests": {"cpu": "lots"}}}]}}
-    space.create(roles={"agg": {"podTemplate": overlay}})
+def test_a_field_that_no_pod_has_is_for_the_api_server_to_judge_and_told_with_the_right_one(space: Space) -> None:
+    space.create(roles={"agg": {"podTemplate": {"spec": {"nodeSelecter": {"disk": "ssd"}}}}})
 
-    status = space.wait_condition("Rendered", "False", "ApplyFailed", timeout=30)
+    status = space.wait_condition("Rendered", "False", timeout=30)
 
-    assert "quantities must match" in condition({"status": status}, "Ready")["message"]
+    assert "nodeSelecter" in condition({"status": status}, "Ready")["message"]
+    assert condition({"status": status}, "Valid")["status"] == "True"
+    assert "Did you mean nodeSelector?" in condition({"status": status}, "Valid")["message"]
 
 
 def test_a_refused_spec_is_told_and_what_runs_stays(plane: ControlPlane, space: Space) -> None:
