@@ -58,7 +58,7 @@ def owners(managed: Iterable[Mapping[str, Any]], paths: Iterable[str]) -> tuple[
 
     Our own name is told only when nobody else's is: then another operator wrote what we have not.
     """
-    entries = [entry for entry in managed if not entry.get("subresource")]
+    entries = [entry for entry in managed if entry.get("subresource") != "status"]
     wanted = tuple(paths)
     holding = {
         str(entry.get("manager", ""))

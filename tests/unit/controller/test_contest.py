@@ -38,6 +38,11 @@ def test_whoever_owns_the_field_is_named(fields: dict[str, Any], path: str) -> N
     assert owners([OURS, bystander, entry("sidecar-injector", fields)], [path]) == ("sidecar-injector",)
 
 
+def test_an_autoscaler_is_named() -> None:
+    scaled = entry("kube-controller-manager", {"f:spec": {"f:replicas": {}}}, subresource="scale")
+    assert owners([OURS, scaled], ["spec.replicas"]) == ("kube-controller-manager",)
+
+
 def test_our_own_name_is_told_when_nobody_else_has_the_field() -> None:
     assert owners([OURS], ["spec.replicas"]) == ("tandem",)
 
