@@ -1,5 +1,6 @@
 """The bundled server against `transformers serve`, one random model of 58 M parameters, in turns in one run.
 
+`transformers serve` needs the package accelerate beside what this project installs; without it it is left out.
 `TANDEM_BENCH_DTYPES` (default `float32,bfloat16`) and `TANDEM_BENCH_SERVERS` (default: all) choose what runs.
 """
 
@@ -42,6 +43,10 @@ SHAPE = {
     "eos_token_id": None,
     "tie_word_embeddings": False,
 }
+
+
+class DidNotStartError(Exception):
+    """A server that ended or was not ready in time; the last line of its log says more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +134,8 @@ async def running(name: str, model: Path, dtype: str) -> AsyncIterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = (model.parent / f"{name}-{dtype}.log").open("wb")
+    path = model.parent / f"{name}-{dtype}.log"
+    log = path.open("wb")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     process = await asyncio.create_subprocess_exec(
         *command(name, model, dtype, port), stdout=log, stderr=log, env=environment
@@ -138,7 +144,11 @@ async def running(name: str, model: Path, dtype: str) -> AsyncIterator[Server]:
     try:
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
             server = Server(name=name, url=f"http://127.0.0.1:{port}", model=str(model), session=session)
-            await _until_it_answers(server, process)
+            try:
+                await _until_it_answers(server, process)
+            except DidNotStartError as error:
+                lines = path.read_text(errors="replace").strip().splitlines()
+                raise DidNotStartError(lines[-1] if lines else "it printed nothing") from error
             yield server
     finally:
         if process.returncode is None:
@@ -154,7 +164,7 @@ async def _until_it_answers(server: Server, process: asyncio.subprocess.Process)
             await server.complete(Load(prompt="w1 w2 w3", new_tokens=2))
             return
         await asyncio.sleep(0.2)
-    raise RuntimeError(f"{server.name} did not start")
+    raise DidNotStartError(server.name)
 
 
 async def throughput(server: Server, *, clients: int, seed: int) -> float:
@@ -216,7 +226,12 @@ async def measure(model: Path, dtype: str, names: list[str]) -> dict[str, Any]:
     """All figures of one number format. The servers stand side by side; one works at a time."""
     result: dict[str, Any] = {name: {} for name in names}
     async with contextlib.AsyncExitStack() as stack:
-        servers = [await stack.enter_async_context(running(name, model, dtype)) for name in names]
+        servers = []
+        for name in names:
+            try:
+                servers.append(await stack.enter_async_context(running(name, model, dtype)))
+            except DidNotStartError as error:
+                result[name] = {"skipped": str(error)}
         for number in range(ROUNDS):
             for clients in CLIENTS:
                 for server in servers:
