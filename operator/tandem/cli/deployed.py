@@ -9,7 +9,7 @@ from typing import Any
 from tandem.api.deployment import ModelDeployment
 from tandem.manifests import Cluster, names
 from tandem.manifests.overlay import server_image
-from tandem.manifests.workers import pod_template
+from tandem.manifests.workers import pod_containers
 
 Document = Mapping[str, Any]
 
@@ -51,8 +51,7 @@ def _worker_image(found: Document, workloads: Sequence[Document]) -> str | None:
 
 
 def _image(workload: Document, container: str) -> str | None:
-    containers = pod_template(workload)["spec"]["containers"]
-    return next((each.get("image") for each in containers if each.get("name") == container), None)
+    return next((each.get("image") for each in pod_containers(workload) if each.get("name") == container), None)
 
 
 def _labels(document: Document) -> Document:

@@ -52,7 +52,7 @@ class Workload:
             workers.setdefault(_worker_of(pod), []).append(pod)
         if len(workers) < self.replicas:
             return self.name
-        size = self.document["spec"]["leaderWorkerTemplate"]["size"]
+        size = self.document["spec"]["leaderWorkerTemplate"].get("size", 1)
         # A worker's pods are made by a set that has the name of its leader, the shortest of them.
         return next((min(_names(made), key=len) for made in workers.values() if len(made) < size), "")
 

@@ -12,7 +12,7 @@ from tandem.controller.hints import Hint
 from tandem.controller.observed import Observed, Workload
 from tandem.controller.rollout import Pool, Switch, next_step
 from tandem.manifests import names
-from tandem.manifests.workers import pod_template
+from tandem.manifests.workers import pod_containers
 
 Document = Mapping[str, Any]
 
@@ -106,5 +106,4 @@ def _program(workers: Document) -> tuple[str, ...]:
 
 
 def _container(workload: Document, name: str) -> Document:
-    containers = pod_template(workload)["spec"]["containers"]
-    return next((container for container in containers if container["name"] == name), {})
+    return next((container for container in pod_containers(workload) if container["name"] == name), {})

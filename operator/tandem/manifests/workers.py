@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,11 +123,16 @@ def _template(workers: Workers, role: RoleRendering, name: RoleName, *, leads: b
     return template if overlay is None else apply_overlay(template, overlay, f"spec.roles.{name}.podTemplate")
 
 
-def pod_template(workload: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The template of the pods that serve, of a Deployment or a LeaderWorkerSet."""
+def pod_containers(workload: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The containers of the pods that serve, of a Deployment or a LeaderWorkerSet as the cluster has it.
+
+    Somebody may have changed it: the API server takes a LeaderWorkerSet without a leader's template, or an empty one.
+    """
     spec = workload["spec"]
-    template: Mapping[str, Any] = spec.get("template") or spec["leaderWorkerTemplate"]["leaderTemplate"]
-    return template
+    group = spec.get("leaderWorkerTemplate") or {}
+    template = spec.get("template") or group.get("leaderTemplate") or group.get("workerTemplate") or {}
+    containers: Sequence[Mapping[str, Any]] = (template.get("spec") or {}).get("containers") or ()
+    return containers
 
 
 def disruption_budget(workers: Workers, name: RoleName) -> KubernetesObject | None:

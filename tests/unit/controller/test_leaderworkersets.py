@@ -118,6 +118,20 @@ def test_an_older_one_goes_step_by_step_and_its_service_with_it() -> None:
     assert deleted(plan(world, ledger)) == {("LeaderWorkerSet", old_name), ("Service", f"chat-agg-{old_revision}")}
 
 
+@pytest.mark.parametrize("template", [{"workerTemplate": {}}, {"leaderTemplate": {}, "workerTemplate": {"spec": {}}}])
+def test_a_set_that_somebody_emptied_is_brought_back_while_a_new_revision_takes_over(template: dict[str, Any]) -> None:
+    world = World(**AGG, **SPANNING)
+    world.apply_all()
+    world.settle_all()
+    world.wish(**AGG, **SPANNING, model={"pvc": {"claimName": "models", "path": "other"}})
+    ledger = Ledger(UID)
+    created(world, plan(world, ledger))
+    sets = world.workers("agg")
+    world.put({**sets, "spec": {**sets["spec"], "leaderWorkerTemplate": template}})
+    assert world.rendered.workers["agg"] in names_of(plan(world, ledger))
+    list(world.observed().stuck)
+
+
 def test_a_set_that_was_not_taken_up_counts_for_nothing() -> None:
     world = World(**AGG, **SPANNING)
     world.apply_all()
