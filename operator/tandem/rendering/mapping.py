@@ -108,6 +108,9 @@ class Entry:
 
     def forms(self) -> tuple[str, ...]:
         """What its values become, for people: a flag, `NAME=`, `setting=`, or each case's own."""
+        made = [tuple(settings) for settings in self.case_settings.values() if settings]
+        if len(made) > 2 and len(set(made)) == 1:
+            return tuple(f"{setting}=" for setting in made[0])
         names = (self.flag, *(name and f"{name}=" for name in (self.env, self.setting)))
         targets = (self.target(case, self.mode or "agg") for case in self.cases or ())
         cases = (" ".join(target.shown) for target in targets if isinstance(target, Target))

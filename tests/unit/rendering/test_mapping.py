@@ -240,6 +240,7 @@ def test_versions_differ_where_the_engines_do(library):
     assert shown(new.target("marlin", "agg")) == "moe_config.backend=MARLIN"
     assert shown(old.target("wideep", "agg")) == "moe_config.backend=WIDEEP"
     assert isinstance(new.target("wideep", "agg"), Unsupported)
+    assert (shown(old.target("auto", "agg")), shown(new.target("auto", "agg"))) == ("", "moe_config.backend=AUTO")
 
 
 def test_the_table_above_speaks_of_every_parameter():
