@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import aiohttp
 
 from tandem.kube.connection import Connection
-from tandem.kube.depth import parse
+from tandem.kube.depth import lines, parse
 from tandem.kube.errors import UNREACHABLE, ApiError, FieldError
 from tandem.kube.resources import BY_KIND, Resource
 
@@ -158,8 +158,8 @@ class Client:
             ) as response:
                 if response.status >= 300:
                     raise _error(response.status, response.headers, await response.read())
-                async for line in response.content:
-                    event = parse(line)
+                async for line in lines(response.content.iter_any()):
+                    event = _document(line)
                     if event["type"] == "ERROR":
                         status = event["object"]
                         raise ApiError(status.get("code", 500), status.get("reason", ""), status.get("message", ""))
@@ -287,9 +287,7 @@ class Client:
                 status = response.status
             if status >= 300:
                 raise _error(status, response.headers, data)
-            # Labels, names and reasons repeat without end: sharing them keeps the cache small.
-            answer: Object = parse(data)
-            return answer
+            return _document(data)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = f"{self._connection.server} cannot be reached: {error!r}"
             raise ApiError(UNREACHABLE, "Unreachable", reason) from error
@@ -321,6 +319,15 @@ class Client:
         )
         response: aiohttp.ClientResponse = answer.response
         return response
+
+
+def _document(data: bytes) -> Object:
+    """What an API server answers: an object. Raises ValueError for anything else, as proxies send it."""
+    # Labels, names and reasons repeat without end: `parse` shares them, which keeps the cache small.
+    document = parse(data)
+    if not isinstance(document, dict):
+        raise ValueError(f"an object was expected, not {data[:60]!r}")  # noqa: TRY004 - like what is no JSON at all
+    return document
 
 
 def _error(status: int, headers: Mapping[str, str], data: bytes) -> ApiError:

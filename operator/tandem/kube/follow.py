@@ -63,7 +63,7 @@ class KindSource:
 
 
 class Listener(Protocol[T]):
-    """Hears what is found. A listener that raises ValueError, KeyError or TypeError has not understood an object."""
+    """Hears what is found. A listener that raises ValueError or KeyError has not understood an object."""
 
     def listed(self, listing: Listing[T]) -> None:
         """Everything there is now."""
@@ -113,7 +113,7 @@ class Follower(Generic[T]):
                 # A connection that broke is taken up where it was. Whatever an API server refuses, a fresh list is the
                 # safe way back.
                 await self._recover(error, anew=error.status != UNREACHABLE)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError) as error:
                 reason = f"the answer was cut off or is no API server's: {error!r}"
                 await self._recover(ApiError(UNREACHABLE, "Unreadable", reason), anew=True)
 

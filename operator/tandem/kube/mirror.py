@@ -10,6 +10,9 @@ from tandem.kube.client import Client, Listing
 from tandem.kube.follow import Event, KindSource
 from tandem.kube.resources import Resource, selector_for
 
+# A page is in memory as a whole, parsed, and anybody may put our label on objects of six megabytes of JSON.
+PAGE = 25
+
 
 class Mirror:
     """Where the objects come from, and what is done with them. `on_change` hears of every change of the cache."""
@@ -34,6 +37,7 @@ class Mirror:
             self._namespace,
             keep=lambda obj: entry_of(self._resource, obj),
             label_selector=selector_for(self._resource),
+            limit=PAGE,
         )
 
     def watch(self, *, version: str, seconds: int) -> AsyncGenerator[Event, None]:

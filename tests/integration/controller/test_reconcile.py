@@ -67,6 +67,25 @@ def test_each_object_is_written_once_and_the_status_seldom(plane: ControlPlane, 
     assert {verb for verb, _, _ in found} <= {"patch", "create"}
 
 
+def test_an_object_whose_json_is_as_long_as_it_can_get_does_not_end_the_operator(
+    space: Space, operator: OperatorProcess
+) -> None:
+    space.create(**AGG)
+    status = space.wait_applied()
+    ours = next(item["name"] for item in status["inventory"] if item["kind"] == "ConfigMap")
+    # Control characters take six bytes each in JSON; no one request may bring more than 3 MB.
+    part = "\x01" * 480_000
+    labels = {"app.kubernetes.io/managed-by": "tandem"}
+    metadata = {"name": "large", "namespace": space.namespace, "labels": labels}
+    space.api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"x": part}})
+    space.api.merge("ConfigMap", space.namespace, "large", {"data": {"y": part}})
+
+    space.api.delete("ConfigMap", space.namespace, ours)
+
+    eventually(lambda: space.child("ConfigMap", ours), why="its deletion was not heard of")
+    assert operator.handle.poll() is None
+
+
 def test_an_edit_of_one_role_writes_only_that_role(plane: ControlPlane, space: Space) -> None:
     space.create(**DISAGG)
     revision = space.wait_applied()["revision"]

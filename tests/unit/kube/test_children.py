@@ -14,6 +14,7 @@ from tandem.kube.children import follow_children
 from tandem.kube.client import Listing
 from tandem.kube.discovery import Scope
 from tandem.kube.errors import UNREACHABLE, ApiError
+from tandem.kube.mirror import PAGE
 from tandem.kube.resources import FOLLOWED_KINDS, MANAGED_BY_SELECTOR, SERVICE, Resource
 from tandem.kube.verify import WatchStuck
 from tests.unit.kube.fakes import FakeClock, settle
@@ -46,8 +47,10 @@ class Server:
         self.events: asyncio.Queue[Any] = asyncio.Queue()
         self.asked: set[tuple[Resource, str | None]] = set()
 
-    async def list_kept(self, resource: Resource, namespace: str | None, *, keep: Any, label_selector: str) -> Any:
-        assert label_selector == MANAGED_BY_SELECTOR
+    async def list_kept(
+        self, resource: Resource, namespace: str | None, *, keep: Any, label_selector: str, limit: int
+    ) -> Any:
+        assert (label_selector, limit) == (MANAGED_BY_SELECTOR, PAGE)
         self.asked.add((resource, namespace))
         if resource is not SERVICE:
             return Listing((), str(self.version))

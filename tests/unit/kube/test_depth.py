@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from tandem.kube.depth import DEEPEST, parse, shallow
+from tandem.kube.depth import DEEPEST, LONGEST_LINE, lines, parse, shallow
 
 
 def nested(levels, inside="1"):
@@ -61,3 +61,30 @@ def test_a_document_is_parsed_as_it_is_or_cut_and_what_is_none_is_refused():
     assert deep["b"] == 2
     with pytest.raises(ValueError, match="EOF"):
         parse(b'{"a": [')
+
+
+async def chunks(*parts):
+    for part in parts:
+        yield part
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(1, 7), max_size=60))
+async def test_lines_are_those_of_the_whole_however_it_is_cut(text, sizes):
+    cuts, rest = [], text
+    for size in sizes:
+        cuts.append(rest[:size])
+        rest = rest[size:]
+    expected = text.split(b"\n")
+    found = [line async for line in lines(chunks(*cuts, rest))]
+    assert found == (expected if expected[-1] else expected[:-1])
+
+
+async def test_a_line_may_be_as_long_as_objects_get():
+    line = b"x" * 3_000_000
+    assert [found async for found in lines(chunks(line, b"\n", b"y"))] == [line, b"y"]
+
+
+async def test_a_line_without_an_end_is_given_up():
+    endless = chunks(*[b"x" * 1_000_000] * (LONGEST_LINE // 1_000_000 + 1))
+    with pytest.raises(ValueError, match="a line of more than"):
+        [line async for line in lines(endless)]

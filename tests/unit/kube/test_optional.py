@@ -13,6 +13,7 @@ from tandem.kube.cache import Cache, Ref
 from tandem.kube.client import Listing
 from tandem.kube.discovery import Scope
 from tandem.kube.errors import UNREACHABLE, ApiError
+from tandem.kube.mirror import PAGE
 from tandem.kube.optional import BACKOFF, OptionalKind
 from tandem.kube.resources import LEADER_WORKER_SET, MANAGED_BY_SELECTOR
 from tests.unit.kube.fakes import FakeClock, settle
@@ -46,8 +47,10 @@ class Server:
         self.events: asyncio.Queue[Any] = asyncio.Queue()
         self.lists = 0
 
-    async def list_kept(self, resource: Any, namespace: str | None, *, keep: Any, label_selector: str) -> Any:
-        assert (resource, label_selector) == (LEADER_WORKER_SET, MANAGED_BY_SELECTOR)
+    async def list_kept(
+        self, resource: Any, namespace: str | None, *, keep: Any, label_selector: str, limit: int
+    ) -> Any:
+        assert (resource, label_selector, limit) == (LEADER_WORKER_SET, MANAGED_BY_SELECTOR, PAGE)
         self.lists += 1
         if self.failure is not None:
             raise self.failure
