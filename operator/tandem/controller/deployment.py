@@ -84,6 +84,7 @@ class DeploymentReconciler:
         self._hints = HintReader(client, clock)
         self._ledgers = Ledgers()
         self._quiet: dict[Ref, int] = {}
+        self._ending: dict[Ref, str] = {}
         self._specs: dict[Ref, tuple[str, int, ModelDeployment]] = {}
 
     async def reconcile(self, ref: Ref) -> Verdict:
@@ -92,6 +93,8 @@ class DeploymentReconciler:
         if entry is None or entry.deleting:
             # What it owned goes by its owner references; nothing of ours holds it back.
             self._forget(ref)
+            return Verdict()
+        if self._ending.get(ref) == entry.uid:
             return Verdict()
         document = entry.object
         wish = await self._wish(entry, document)
@@ -102,6 +105,10 @@ class DeploymentReconciler:
         if wish.rendered is not None and wish.deployment is not None:
             ledger = self._ledgers.of(entry, document)
             done = await self._act(entry, wish.deployment, wish.rendered, observed, ledger)
+            if any(failure.error.is_namespace_ending for failure in done.outcome.failures):
+                # Every child that goes would have us try again what cannot be done.
+                self._ending[ref] = entry.uid
+                return Verdict()
             if not done.plan.is_empty:
                 observed = self._observe(ref, entry)
         write_again = None
@@ -216,6 +223,7 @@ class DeploymentReconciler:
 
     def _forget(self, ref: Ref) -> None:
         self._quiet.pop(ref, None)
+        self._ending.pop(ref, None)
         self._specs.pop(ref, None)
         self._renderer.forget(ref.namespace, ref.name)
         self._statuses.forget(ref)

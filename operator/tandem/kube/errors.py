@@ -53,6 +53,11 @@ class ApiError(Exception):
         return self.status == 409
 
     @property
+    def is_namespace_ending(self) -> bool:
+        """Nothing can be made in this namespace any more: it is being deleted, which nobody can take back."""
+        return self.status == 403 and any("is being terminated" in cause.message for cause in self.causes)
+
+    @property
     def is_transient(self) -> bool:
         """Whether the same request may succeed a moment later without anyone changing anything."""
         return self.status in (UNREACHABLE, 401, 408, 429) or self.status >= 500
