@@ -22,6 +22,7 @@ from tandem.blueprint.memory import Load
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.split import tensor_parallel
 from tandem.blueprint.synthesis import artefacts
+from tandem.cli.files import write_files
 from tandem.cli.model_files import read_blueprint
 
 _SIZES = (1, 2, 4, 8, 16)
@@ -76,14 +77,7 @@ def synth(*, spec: Path, output: Path, seed: int | None) -> None:
     """Writes config.json, architecture.yaml and params_estimate.json of the ModelBlueprint in FILE, which has
     spec.design, and prints their names. The same file gives the same bytes.
     """
-    texts = artefacts(_design(spec, seed))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (output / name).write_text(text, encoding="utf-8")
-            click.echo(output / name)
-    except OSError as error:
-        raise refuse("-o", str(output), f"cannot be written: {error.strerror}", "Give a writable directory.") from None
+    write_files(output, artefacts(_design(spec, seed)))
 
 
 def _design(path: Path, seed: int | None) -> BlueprintDesign:

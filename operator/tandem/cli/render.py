@@ -12,6 +12,7 @@ import click
 from tandem.api.problems import refuse
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.facts import blueprint_option
+from tandem.cli.files import write_files
 from tandem.cli.source import check_directories, deployments_in, file_option
 from tandem.manifests import Build, build
 from tandem.manifests.yaml_out import to_yaml
@@ -52,14 +53,7 @@ def command(*, file: Path, output: Path | None, blueprint: Blueprint | None, **c
     if output is None:
         click.echo("".join(to_yaml(built) for built in builds), nl=False)
         return
-    texts = _files(builds)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (output / name).write_text(text, encoding="utf-8")
-            click.echo(output / name)
-    except OSError as error:
-        raise refuse("-o", str(output), f"cannot be written: {error.strerror}", "Give a writable directory.") from None
+    write_files(output, _files(builds))
 
 
 def _files(builds: Iterable[Build]) -> dict[str, str]:

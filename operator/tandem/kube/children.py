@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from typing import Any
 
 from tandem.kube.cache import Cache, Entry, OnChange
@@ -16,16 +15,12 @@ from tandem.kube.client import Client, Listing
 from tandem.kube.clock import Clock
 from tandem.kube.discovery import Scope
 from tandem.kube.errors import ApiError
-from tandem.kube.follow import Follower
 from tandem.kube.mirror import Mirror
-from tandem.kube.queue import Backoff
 from tandem.kube.resources import FOLLOWED_KINDS
 from tandem.kube.verify import WatchStuck
 
 logger = logging.getLogger(__name__)
 
-BACKOFF = Backoff(base=0.5, longest=30.0)
-WATCH_SECONDS = 300
 _FORBIDDEN, _NOT_FOUND = 403, 404
 # Rights may be missing for seconds while somebody edits them. After that the process starts anew, and says which.
 _PATIENCE = 6
@@ -37,15 +32,7 @@ async def follow_children(client: Client, cache: Cache, scope: Scope, clock: Clo
         for resource in FOLLOWED_KINDS:
             for namespace in scope:
                 watched = _Watched(Mirror(client, cache, resource, namespace, on_change))
-                follower = Follower(
-                    watched.mirror,
-                    watched,
-                    sleep=clock.sleep,
-                    draw=random.random,
-                    backoff=BACKOFF,
-                    watch_seconds=WATCH_SECONDS,
-                )
-                group.create_task(follower.run(), name=str(watched.mirror))
+                group.create_task(watched.mirror.follow(watched, clock), name=str(watched.mirror))
 
 
 class _Watched:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from tandem.kube.cache import Cache, Entry, OnChange, entry_of
 from tandem.kube.client import Client, Listing
-from tandem.kube.follow import Event, KindSource
+from tandem.kube.clock import Clock
+from tandem.kube.follow import Event, Follower, KindSource, Listener
+from tandem.kube.queue import Backoff
 from tandem.kube.resources import Resource, selector_for
 
 # A page is in memory as a whole, parsed, and anybody may put our label on objects of six megabytes of JSON.
 PAGE = 25
+# A kind that is not there, as an optional one may not be, is asked for again after the longest of these.
+BACKOFF = Backoff(base=0.5, longest=30.0)
+WATCH_SECONDS = 300
 
 
 class Mirror:
@@ -29,6 +35,12 @@ class Mirror:
 
     def __str__(self) -> str:
         return f"{self._resource} in {self._namespace or 'all namespaces'}"
+
+    async def follow(self, listener: Listener[Entry], clock: Clock) -> None:
+        """Tells `listener` of everything until cancelled, or until it raises."""
+        await Follower(
+            self, listener, sleep=clock.sleep, draw=random.random, backoff=BACKOFF, watch_seconds=WATCH_SECONDS
+        ).run()
 
     async def list(self) -> Listing[Entry]:
         """All objects, as entries."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -13,16 +12,11 @@ from tandem.kube.client import Client, Listing
 from tandem.kube.clock import Clock
 from tandem.kube.discovery import Scope
 from tandem.kube.errors import ApiError
-from tandem.kube.follow import Follower
 from tandem.kube.mirror import Mirror
-from tandem.kube.queue import Backoff
 from tandem.kube.resources import Resource
 
 logger = logging.getLogger(__name__)
 
-# A kind that is not there is asked for again after the longest of these.
-BACKOFF = Backoff(base=0.5, longest=30.0)
-WATCH_SECONDS = 300
 _NOT_FOUND, _FORBIDDEN = 404, 403
 _PATIENCE = 3
 
@@ -53,21 +47,11 @@ class OptionalKind:
         """Follows until cancelled."""
         async with asyncio.TaskGroup() as group:
             for part in self._parts:
-                group.create_task(self._follow(part), name=str(part.mirror))
+                group.create_task(part.mirror.follow(part, self._clock), name=str(part.mirror))
 
     async def known(self) -> None:
         """Returns when it is known whether the cluster serves the kind and lets us read it; `run` finds out."""
         await self._known.wait()
-
-    async def _follow(self, part: _Part) -> None:
-        await Follower(
-            part.mirror,
-            part,
-            sleep=self._clock.sleep,
-            draw=random.random,
-            backoff=BACKOFF,
-            watch_seconds=WATCH_SECONDS,
-        ).run()
 
     def _look(self) -> None:
         """Called when a part has found something out: served is what every part can read."""

@@ -13,8 +13,8 @@ from tandem.kube.cache import Cache, Ref
 from tandem.kube.client import Listing
 from tandem.kube.discovery import Scope
 from tandem.kube.errors import UNREACHABLE, ApiError
-from tandem.kube.mirror import PAGE
-from tandem.kube.optional import BACKOFF, OptionalKind
+from tandem.kube.mirror import BACKOFF, PAGE
+from tandem.kube.optional import OptionalKind
 from tandem.kube.resources import LEADER_WORKER_SET, MANAGED_BY_SELECTOR
 from tests.unit.kube.fakes import FakeClock, settle
 
