@@ -61,7 +61,7 @@ def _namespace(cluster: ClusterClient, test_name: str) -> Iterator[str]:
     name = f"{readable}-{secrets.token_hex(3)}"
     cluster.kubectl("create", "namespace", name)
     # Pods of a namespace are refused until it has this account.
-    cluster.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}", "--timeout=30s")
+    cluster.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}", "--timeout=120s")
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false", check=False)
 

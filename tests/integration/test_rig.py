@@ -36,8 +36,12 @@ SERVICE: dict[str, Any] = {
 }
 
 
-def eventually(fetch: Callable[[], list[Any]], *, count: int, timeout: float = 20) -> list[Any]:
-    """Polls until `fetch` gives `count` items: controllers act in their own time."""
+def eventually(fetch: Callable[[], list[Any]], *, count: int, timeout: float = 120) -> list[Any]:
+    """Polls until `fetch` gives `count` items.
+
+    Controllers act in their own time: one whose connection broke tries again after up to a minute (client-go's
+    reflectors double their wait to 30 s and add as much again by chance).
+    """
     deadline = time.monotonic() + timeout
     while len(found := fetch()) != count:
         assert time.monotonic() < deadline, f"{len(found)} instead of {count} after {timeout} s"

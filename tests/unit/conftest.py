@@ -1,7 +1,21 @@
 """What all unit tests share."""
 
+import gc
+
+import pytest
 from hypothesis import settings
 
 # How long one example takes says how busy the machine is.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_configure() -> None:
+    """What imports and collection make stays to the end: to search it for garbage took a tenth of the whole run."""
+    gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """From here on only what tests make is searched for garbage."""
+    gc.freeze()
+    gc.enable()

@@ -112,7 +112,7 @@ class Api:
 
 
 def eventually(
-    look: Callable[[], T], accept: Callable[[T], object] = bool, *, timeout: float = 30.0, why: str = ""
+    look: Callable[[], T], accept: Callable[[T], object] = bool, *, timeout: float = 90.0, why: str = ""
 ) -> T:
     """What `look` gives once that is acceptable; fails with the last of it after `timeout`."""
     deadline = time.monotonic() + timeout

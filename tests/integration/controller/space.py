@@ -73,7 +73,7 @@ class Space:
         found = self.api.list("Pod", self.namespace, selector)
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
-    def wait_applied(self, name: str = "chat", timeout: float = 30) -> Object:
+    def wait_applied(self, name: str = "chat", timeout: float = 90) -> Object:
         """Waits until the spec as it is has been turned into objects; returns the status."""
 
         def done(deployment: Object) -> bool:
@@ -86,7 +86,7 @@ class Space:
         return dict(eventually(lambda: self.get(name), done, timeout=timeout, why="not applied")["status"])
 
     def wait_condition(
-        self, kind: str, value: str, reason: str = "", *, name: str = "chat", timeout: float = 30
+        self, kind: str, value: str, reason: str = "", *, name: str = "chat", timeout: float = 90
     ) -> Object:
         """Waits until a condition has that status (and reason) for the spec as it is; returns the status."""
 

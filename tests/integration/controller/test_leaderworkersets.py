@@ -73,7 +73,7 @@ def space(bare: ControlPlane, operator: OperatorProcess) -> Iterator[Space]:
 def a_space(plane: ControlPlane) -> Iterator[Space]:
     name = f"nodes-{secrets.token_hex(3)}"
     plane.kubectl("create", "namespace", name)
-    plane.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}", "--timeout=30s")
+    plane.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}", "--timeout=120s")
     yield Space(Api(plane.kubeconfig), name)
     plane.kubectl("delete", "namespace", name, "--wait=false", check=False)
 

@@ -20,10 +20,12 @@ from tests.cluster.rundir import RunDirectory, State
 OWNER = """
 import sys, time
 from pathlib import Path
-from tests.cluster.processes import Processes
+from tests.cluster.processes import Processes, wait_until
 from tests.cluster.rundir import RunDirectory
 processes = Processes(RunDirectory.create(prefix="rig", root=Path(sys.argv[1])))
-print(processes.start("child", ["sleep", "60"]).identity.pid, flush=True)
+child = processes.start("child", ["sh", "-c", "echo runs; exec sleep 60"])
+wait_until(lambda: child.log_tail() == "runs", what="it runs", timeout=30, process=child)
+print(child.identity.pid, flush=True)
 time.sleep(60)
 """
 
