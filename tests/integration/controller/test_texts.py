@@ -45,7 +45,7 @@ def test_changed_rules_are_read_at_once_and_only_what_differs_is_written(plane: 
     since = plane.audit_offset()
     edit(space, GOOD + "# nothing else\n")
     edit(space, GOOD.replace("= 8", "= 9") + "# nothing else\n")
-    eventually(lambda: batch_sizes(space.status()), lambda sizes: sizes == {"prefill": "2", "decode": "9"}, timeout=5)
+    eventually(lambda: batch_sizes(space.status()), lambda sizes: sizes == {"prefill": "2", "decode": "9"}, timeout=20)
     space.wait_applied()
     written = applied(plane, since, space.namespace)
     assert {resource for resource, _ in written} <= {"configmaps", "deployments"}
@@ -74,14 +74,14 @@ def test_broken_rules_are_located_and_what_runs_goes_on(plane: ControlPlane, spa
     space.wait_condition("Ready", "True")
     since = plane.audit_offset()
     edit(space, BROKEN)
-    status = space.wait_condition("Valid", "False", "InvalidSpec", timeout=5)
+    status = space.wait_condition("Valid", "False", "InvalidSpec", timeout=20)
     message = condition({"status": status}, "Valid")["message"]
     assert f"ConfigMap {RULES}/torch.rule:2:" in message
     assert applied(plane, since, space.namespace) == set(), "pods and all else stay as they are"
     assert (status["parameters"], status["inventory"]) == (good["parameters"], good["inventory"])
     assert condition({"status": status}, "Degraded")["status"] == "True"
     edit(space, GOOD)
-    status = space.wait_condition("Valid", "True", timeout=5)
+    status = space.wait_condition("Valid", "True", timeout=20)
     assert condition({"status": status}, "Rendered")["status"] == "True"
     assert applied(plane, since, space.namespace) == set()
 
@@ -91,11 +91,11 @@ def test_a_config_map_that_comes_goes_and_comes_back_is_noticed(space: Space) ->
     status = space.wait_condition("Valid", "False", "InvalidSpec")
     assert "there is no such ConfigMap" in condition({"status": status}, "Valid")["message"]
     space.api.create(config_map(space, GOOD))
-    space.wait_condition("Valid", "True", timeout=5)
+    space.wait_condition("Valid", "True", timeout=20)
     space.api.delete("ConfigMap", space.namespace, RULES)
-    space.wait_condition("Valid", "False", "InvalidSpec", timeout=5)
+    space.wait_condition("Valid", "False", "InvalidSpec", timeout=20)
     space.api.create(config_map(space, GOOD))
-    space.wait_condition("Valid", "True", timeout=5)
+    space.wait_condition("Valid", "True", timeout=20)
 
 
 def test_templates_are_read_anew_as_rules_are(space: Space) -> None:
@@ -104,10 +104,10 @@ def test_templates_are_read_anew_as_rules_are(space: Space) -> None:
     space.create(**DISAGG, templates={"configMapRef": {"name": "my-templates"}})
     space.wait_applied()
     edit(space, "{{ nothing.of.the.kind", name="my-templates", key="config.1.yml.j2")
-    status = space.wait_condition("Valid", "False", "InvalidSpec", timeout=5)
+    status = space.wait_condition("Valid", "False", "InvalidSpec", timeout=20)
     assert "ConfigMap my-templates/config.1.yml.j2:1" in condition({"status": status}, "Valid")["message"]
     edit(space, text, name="my-templates", key="config.1.yml.j2")
-    space.wait_condition("Valid", "True", timeout=5)
+    space.wait_condition("Valid", "True", timeout=20)
 
 
 def test_following_config_maps_needs_no_requests_at_rest(

@@ -45,7 +45,7 @@ def test_child_ends_when_its_rig_is_killed(tmp_path: Path) -> None:
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    assert child.wait(timeout=5)
+    assert child.wait(timeout=30)
 
 
 def test_child_outlives_the_thread_that_asked_for_it(processes: Processes) -> None:

@@ -48,7 +48,7 @@ def test_rig_without_owner_is_ended_and_deleted(tmp_path: Path, sleeper: subproc
     folder = abandoned(tmp_path, ProcessIdentity.of(sleeper.pid), owner=a_dead_process())
     assert sweep(tmp_path) == [folder]
     assert not folder.exists()
-    assert sleeper.wait(timeout=5) == -signal.SIGKILL
+    assert sleeper.wait(timeout=30) == -signal.SIGKILL
 
 
 def test_process_that_got_the_pid_later_is_not_ended(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
@@ -93,5 +93,5 @@ def test_process_that_ignores_the_request_is_killed() -> None:
     assert stubborn.stdout is not None
     stubborn.stdout.readline()
     assert end_processes([ProcessIdentity.of(stubborn.pid)], grace=0.2) == []
-    assert stubborn.wait(timeout=5) == -signal.SIGKILL
+    assert stubborn.wait(timeout=30) == -signal.SIGKILL
     stubborn.stdout.close()

@@ -62,7 +62,7 @@ async def test_draining_is_told_at_once_and_requests_are_still_taken_until_the_l
         response, _ = await request
         assert response.status == 200
         assert response.headers["Connection"] == "close"
-    await asyncio.wait_for(router.serving, 5)
+    await asyncio.wait_for(router.serving, 30)
 
 
 async def test_what_outlives_the_grace_is_told_so_and_not_cut(start):
@@ -79,7 +79,7 @@ async def test_what_outlives_the_grace_is_told_so_and_not_cut(start):
     response, body = await whole
     assert (response.status, body["error"]["code"]) == (503, "router_stopping")
     assert int(response.headers["Retry-After"]) > 0
-    await asyncio.wait_for(router.serving, 5)
+    await asyncio.wait_for(router.serving, 30)
     for seen in router.workers[0].seen:
         await asyncio.wait_for(seen.cancelled.wait(), 5)
 
@@ -93,4 +93,4 @@ async def test_an_interrupt_does_not_wait_for_others_to_notice_and_a_second_one_
     await refused(router)
     router.signals.put_nowait(signal.SIGINT)
     assert (await request)[0].status == 503
-    await asyncio.wait_for(router.serving, 5)
+    await asyncio.wait_for(router.serving, 30)
