@@ -44,8 +44,13 @@ def served(blueprint: Blueprint, backend: str, *, gpu: bool) -> Blueprint:
 
 
 def load_of(backend: str, parameters: Mapping[str, object], blueprint: Blueprint, split: Split) -> Load:
-    """The load that a role's parameters (unified names) ask for; one sequence where no batch size is given."""
+    """The load that a role's parameters (unified names) ask for; one sequence where no batch size is given.
+
+    A sequence is never longer than the cache, where the size of that is given.
+    """
+    cache = _number(parameters, "kv_cache_max_tokens")
     length = _number(parameters, "max_seq_len") or blueprint.max_seq_len or _STEP
+    length = length if cache is None else min(length, cache)
     batch = _number(parameters, "max_batch_size") or 1
     step = _number(parameters, "max_num_tokens") or _number(parameters, "max_prefill_tokens") or _STEP
     value = PLAIN_BYTES.get(blueprint.dtype or "", 2)
@@ -56,6 +61,7 @@ def load_of(backend: str, parameters: Mapping[str, object], blueprint: Blueprint
         kv_bytes=_CACHE_BYTES.get(str(parameters.get("kv_cache_dtype", "auto")), value),
         value_bytes=value,
         block=_number(parameters, "tokens_per_block") or _BLOCK,
+        cache_tokens=cache,
     )
 
 

@@ -164,6 +164,7 @@ def _declared(blueprint: Blueprint, load: Load, split: Split, room: Room) -> tup
     """From declared numbers alone: every part shared evenly."""
     across = max(1, split.attention * split.stages)
     tokens = -(-load.batch // split.copies) * load.length
+    tokens = tokens if load.cache_tokens is None else min(tokens, load.cache_tokens)
     kv = (blueprint.kv_bytes_per_token or 0) * tokens
     parts = Parts(
         weights=-(-(blueprint.weight_bytes or 0) // across),

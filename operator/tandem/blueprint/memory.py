@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from tandem.blueprint.activation import activation_bytes_per_token, logits_bytes
-from tandem.blueprint.counts import layer_sequence_bytes, matrix_bytes
+from tandem.blueprint.counts import layer_sequence_bytes, matrix_bytes, state_bytes
 from tandem.blueprint.formats import Format
 from tandem.blueprint.parts import Mixer, Weight
 from tandem.blueprint.split import Split
@@ -19,7 +19,8 @@ class Load:
     """What is asked of one worker: `batch` sequences of `length` tokens, `step` tokens computed at once.
 
     `kv_bytes` is the size of one number of the cache, `value_bytes` of one number of a layer's result; the cache is
-    kept in blocks of `block` tokens.
+    kept in blocks of `block` tokens. `cache_tokens` are what it holds where that is less than all sequences at full
+    length, which then wait for one another.
     """
 
     batch: int
@@ -28,6 +29,7 @@ class Load:
     kv_bytes: int = 2
     value_bytes: int = 2
     block: int = 16
+    cache_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,19 +76,24 @@ def stages_of(structure: Structure, split: Split, *, number: Format, quantised: 
 
 def worst_gpu(structure: Structure, stages: tuple[Stage, ...], load: Load, split: Split, *, reserve: int = 0) -> Parts:
     """The parts of the GPU that needs the most; stages differ in layers, embedding and head."""
-    batch = -(-load.batch // split.copies)
     activation = load.step * activation_bytes_per_token(structure, load.value_bytes, across=split.dense)
     activation = max(activation, logits_bytes(structure, load.batch, load.value_bytes, across=split.attention))
-    kv = [batch * _sequence(stage, load, split) for stage in stages]
+    kv = [_cache(stage, load, split) for stage in stages]
     weights, most = max(zip((stage.weights for stage in stages), kv, strict=True), key=sum)
     return Parts(weights=weights, kv=most, activation=activation, reserve=reserve)
 
 
-def _sequence(stage: Stage, load: Load, split: Split) -> int:
-    return sum(
-        count * layer_sequence_bytes(mixer, load.length, load.kv_bytes, across=split.attention, block=load.block)
-        for count, mixer in stage.mixers
-    )
+def _cache(stage: Stage, load: Load, split: Split) -> int:
+    """Bytes of the cache of one copy of the attention layers; a state is kept for every sequence."""
+    batch, across = -(-load.batch // split.copies), split.attention
+    whole = states = 0
+    for count, mixer in stage.mixers:
+        whole += count * layer_sequence_bytes(mixer, load.length, load.kv_bytes, across=across, block=load.block)
+        states += count * state_bytes(mixer, load.kv_bytes, across=across)
+    most = batch * (whole - states)
+    if load.cache_tokens is not None:
+        most = min(most, -(-(whole - states) * load.cache_tokens // load.length))
+    return most + batch * states
 
 
 def _head(structure: Structure, split: Split) -> Iterator[Weight]:

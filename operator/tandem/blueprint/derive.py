@@ -1,0 +1,154 @@
+"""Defaults that follow from a model and the memory of a worker, for what nobody gave. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from tandem.blueprint.ask import load_of
+from tandem.blueprint.fits import Room, judge
+from tandem.blueprint.memory import Load
+from tandem.blueprint.model import Blueprint
+from tandem.blueprint.split import ONE, Split, split_of
+
+# What engines take by themselves: memory says how many sequences may run at once, not how many should.
+_MOST_SEQUENCES: Mapping[str, int] = {"torch": 16}
+MAX_BATCH = 256
+TYPICAL_TOKENS = 2048
+# A length that is cut becomes a whole multiple of this: blocks of every engine fit into it.
+_GRAIN = 256
+_SHARED_OTHERWISE = (
+    *("pipeline_parallel_size", "data_parallel_size", "moe_expert_parallel_size", "moe_tensor_parallel_size"),
+    *("enable_attention_dp", "enable_expert_parallel"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derived:
+    """`parameters` that follow (unified names); a worker with them is to be judged by `load` and `split`.
+
+    `fits` is False when there are no values that fit: the judgement then says what is missing.
+    """
+
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    load: Load
+    split: Split
+    fits: bool
+
+
+def derive(
+    blueprint: Blueprint,
+    backend: str,
+    given: Mapping[str, object],
+    room: Room | None,
+    *,
+    gpus: int = 1,
+    typical: int | None = None,
+) -> Derived:
+    """Defaults for parameters that `given` (unified names) lacks, for a worker of at most `gpus` GPUs with `room` each.
+
+    In this order: as few GPUs as the longest sequence needs; that sequence, shortened to what fits on them; as many
+    sequences of `typical` tokens (2048) as fit, at most 256 (torch: 16); a KV cache of all the memory that these can
+    use. Without a room only the model's own length is known. `blueprint` is what `ask.served` gives.
+    """
+    asked = _Asked(blueprint, backend, dict(given), room)
+    sized = asked.given("max_batch_size")
+    asked.settle("tensor_parallel_size", _tensor_parallel(asked, gpus))
+    asked.settle("max_seq_len", _length(asked))
+    asked.settle("max_batch_size", _batch(asked, typical or TYPICAL_TOKENS))
+    load = asked.load()
+    cache = None if sized else _cache(asked, load)
+    if cache is not None:
+        load = replace(load, cache_tokens=cache)
+        asked.settle("kv_cache_max_tokens", cache if backend == "torch" else None)
+    return Derived(parameters=asked.found, load=load, split=asked.split(), fits=asked.fits(load))
+
+
+class _Asked:
+    """What stands so far: the values that were given and those that were found."""
+
+    def __init__(self, blueprint: Blueprint, backend: str, values: dict[str, object], room: Room | None) -> None:
+        self.blueprint = blueprint
+        self.backend = backend
+        self.room = room
+        self.found: dict[str, int] = {}
+        self._values = values
+
+    def given(self, name: str) -> bool:
+        return self._values.get(name) is not None
+
+    def settle(self, name: str, value: int | None) -> None:
+        """Keeps a value that was found, unless one is given."""
+        if value is not None and not self.given(name):
+            self._values[name] = self.found[name] = value
+
+    def split(self, **changed: int) -> Split:
+        return split_of(self.backend, {**self._values, **changed}) if self.room is None or self.room.gpu else ONE
+
+    def load(self, **changed: int) -> Load:
+        return load_of(self.backend, {**self._values, **changed}, self.blueprint, self.split(**changed))
+
+    def fits(self, load: Load, **changed: int) -> bool:
+        return self.room is None or judge(self.blueprint, load, self.split(**changed), self.room).fits
+
+
+def _tensor_parallel(asked: _Asked, gpus: int) -> int | None:
+    """The fewest GPUs, in powers of two, on which the longest sequence fits; else the most that can share the model.
+
+    None where there are no GPUs, or the model is shared in a way that somebody gave.
+    """
+    others = any(asked.given(name) and asked.split() != ONE for name in _SHARED_OTHERWISE)
+    if asked.room is None or not asked.room.gpu or asked.backend == "torch" or others:
+        return None
+    possible = 1
+    for size in (1 << power for power in range(gpus.bit_length())):
+        one = asked.load(tensor_parallel_size=size, max_batch_size=1)
+        split = asked.split(tensor_parallel_size=size)
+        verdict = judge(asked.blueprint, one, split, asked.room)
+        if verdict.fits:
+            return size
+        if not any(problem.path == "tensor_parallel_size" for problem in verdict.problems):
+            possible = size
+    return possible
+
+
+def _length(asked: _Asked) -> int | None:
+    """The longest sequence that fits; where none does, or all do, what the model says."""
+    own = asked.blueprint.max_seq_len
+    one = asked.load(max_batch_size=1)
+    if asked.fits(one):
+        return None if own is None else one.length
+    grains = _most(
+        one.length // _GRAIN, lambda count: asked.fits(asked.load(max_batch_size=1, max_seq_len=count * _GRAIN))
+    )
+    return grains * _GRAIN or own
+
+
+def _batch(asked: _Asked, typical: int) -> int | None:
+    """How many sequences of `typical` tokens fit beside each other; None where nothing does, or nobody knows."""
+    one = asked.load(max_batch_size=1)
+    if asked.room is None or not asked.fits(one):
+        return None
+    tokens = min(typical, one.length)
+    most = _MOST_SEQUENCES.get(asked.backend, MAX_BATCH)
+    return max(1, _most(most, lambda count: asked.fits(asked.load(max_batch_size=count, max_seq_len=tokens))))
+
+
+def _cache(asked: _Asked, load: Load) -> int | None:
+    """Tokens of the largest cache that fits and that the load can use; None where even the smallest does not."""
+    whole = -(-load.batch // asked.split().copies) * load.length
+    if asked.room is None or load.cache_tokens is not None or asked.fits(load):
+        return None
+    # Below one sequence there is no use for a cache.
+    blocks = _most(whole // load.block, lambda count: asked.fits(replace(load, cache_tokens=count * load.block)))
+    tokens = blocks * load.block
+    return tokens if tokens >= load.length else None
+
+
+def _most(high: int, fits: Callable[[int], bool]) -> int:
+    """The largest number from 1 to `high` that fits, 0 for none; what fits fits in smaller numbers too."""
+    low, high = 0, high + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
