@@ -332,6 +332,9 @@ class DeploymentSpec(ApiModel):
     templates: TemplateSource | None = None
     router: Router | None = None
     rollout: Rollout | None = None
+    override_fits: bool | None = Field(
+        None, description="Roll out although a worker needs more memory than it has by the model's blueprint."
+    )
 
 
 class ModelDeployment(BaseModel):

@@ -40,6 +40,7 @@ class BlueprintSource(ApiModel):
             "inline",
             "config_map_ref",
             "pvc",
+            "hub",
             "job_ref",
             reason="config.json has exactly one source",
         ),
@@ -50,6 +51,7 @@ class BlueprintSource(ApiModel):
     )
     config_map_ref: ConfigMapKeyRef | None = None
     pvc: PvcSource | None = None
+    hub: HubSource | None = None
     job_ref: LocalRef | None = None
 
 
@@ -111,6 +113,7 @@ class BlueprintStatus(PlainStatus):
     weight_bytes: dict[str, int] | None = Field(None, description="Bytes of all weights per number format.")
     kv: BlueprintKv | None = None
     max_seq_len: int | None = Field(None, description="Longest sequence, in tokens.")
+    facts: str | None = Field(None, description="All facts, for programs: canonical JSON, zlib, base64.")
 
 
 class DownloadStep(ApiModel):

@@ -61,6 +61,15 @@ class ParameterStatus(StatusModel):
     detail: str = Field("", description="Path in the spec, or rule file:line.")
 
 
+class PinnedFacts(StatusModel):
+    """What was known of the model when the spec was first rendered: workers run with it until the spec changes."""
+
+    name: str | None = Field(None, description="Name of the ModelBlueprint.")
+    digest: str | None = Field(None, description="Digest of its facts; absent where nothing was known yet.")
+    gpu_memory: dict[str, int] | None = Field(None, description="Bytes of one GPU of a worker, by role.")
+    spec: str = Field("", description="Hash of the spec that it is for, numbers of workers aside.")
+
+
 class InventoryItem(StatusModel):
     """An object that belongs to the deployment."""
 
@@ -86,6 +95,7 @@ class DeploymentStatus(StatusModel):
     roles: dict[str, RoleStatus] | None = Field(None, description="Workers by role.")
     root_cause: RootCause | None = None
     parameters: tuple[ParameterStatus, ...] | None = Field(None, description="Engine parameters in effect.")
+    blueprint: PinnedFacts | None = None
     inventory: tuple[InventoryItem, ...] | None = Field(None, description="Objects that the deployment is made of.")
 
 

@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, Entry] = {
     "local": Entry("tandem.cli.local", "Run a deployment as processes on this machine."),
     "operator": Entry("tandem.cli.operator", "Run the operator."),
     "router": Entry("tandem.cli.router", "Run the router of one deployment."),
+    "probe": Entry("tandem.cli.probe", "Read a model's facts in a pod, for the operator."),
 }
 
 

@@ -180,7 +180,7 @@ def _explain(
     asked = tuple(row for row in rows if name in (None, row.name))
     hits = tuple(hit for hit in built.rule_trace if name == to_camel(hit.name))
     absent = "" if asked or name is None else _why_absent(name, table, deployment)
-    warnings = built.warnings if name is None else ()
+    warnings = (*built.warnings, *map(str, built.misfits)) if name is None else ()
     return _Explained(deployment, asked, hits, name is not None, absent, warnings)
 
 

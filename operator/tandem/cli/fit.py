@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 from pydantic.alias_generators import to_camel
 
-from tandem.api.deployment import ModelDeployment, RoleName
-from tandem.api.problems import refuse
-from tandem.api.quantity import quantity
-from tandem.blueprint.ask import load_of, served
-from tandem.blueprint.fits import CPU_RESERVE, Change, Room, Verdict, changes, gib, judge
-from tandem.blueprint.gpus import gpu_memory
-from tandem.blueprint.memory import Load
+from tandem.api.deployment import ModelDeployment
+from tandem.api.problems import Refused, refuse
+from tandem.blueprint.gpus import gpu_memory as memory_of
 from tandem.blueprint.model import Blueprint
-from tandem.blueprint.split import ONE, Split, split_of
 from tandem.cli.app import EXIT_REFUSED
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.model_files import read_blueprint
 from tandem.cli.source import deployments_in, file_option
 from tandem.manifests import build
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    deployment: str
-    role: str
-    load: Load
-    split: Split
-    gpu: bool
-    verdict: Verdict
-    changes: tuple[Change, ...]
+from tandem.manifests.fitting import RoleFit, Unjudged, memory_bytes
 
 
 @click.command(
@@ -57,20 +41,23 @@ def command(
 
     The parameters are those of tandem explain; a role that gives no batch size is judged for one sequence.
     """
+    if gpu is not None and gpu_memory is not None:
+        raise click.UsageError("--gpu and --gpu-memory say the same: give one of them.")
+    size = memory_of(gpu) if gpu is not None else memory_bytes("--gpu-memory", gpu_memory) if gpu_memory else None
     facts = cluster_from(**cluster)
-    judged = []
+    judged: list[tuple[str, RoleFit]] = []
     for deployment, source in deployments_in(file, facts.library):
         model = _model(deployment, blueprint)
+        sizes: dict[str, int] = {} if size is None else dict.fromkeys(map(str, deployment.role_names()), size)
         with source.locating():
-            built = build(deployment, blueprint=model, cluster=facts)
-            for role in deployment.role_names():
-                given = {value.name: value.value for value in built.parameters if value.role == role}
-                judged.append(_judged(deployment, role, given, model, _room(deployment, role, given, gpu, gpu_memory)))
+            built = build(deployment, blueprint=model, cluster=replace(facts, gpu_memory=sizes))
+            judged += [(deployment.metadata.name, _judged(fit)) for fit in built.fits]
+    fits = all(fit.verdict.fits for _, fit in judged)
     if output == "json":
-        click.echo(json.dumps({"fits": all(each.verdict.fits for each in judged), "roles": [*map(_document, judged)]}))
+        click.echo(json.dumps({"fits": fits, "roles": [_document(name, fit) for name, fit in judged]}))
     else:
-        click.echo("\n".join(line for each in judged for line in _lines(each)))
-    if not all(each.verdict.fits for each in judged):
+        click.echo("\n".join(line for name, fit in judged for line in _lines(name, fit)))
+    if not fits:
         click.get_current_context().exit(EXIT_REFUSED)
 
 
@@ -84,74 +71,28 @@ def _model(deployment: ModelDeployment, given: str | None) -> Blueprint:
     raise refuse("--blueprint", None, "the model's files are not known from the deployment alone", fix)
 
 
-def _judged(
-    deployment: ModelDeployment, role: RoleName, given: Mapping[str, object], model: Blueprint, room: Room
-) -> _Judged:
-    backend = deployment.spec.backend
-    split = split_of(backend, given) if room.gpu else ONE
-    model = served(model, backend, gpu=room.gpu)
-    load = load_of(backend, given, model, split)
-    verdict = judge(model, load, split, room)
-    possible = () if verdict.fits else changes(model, load, split, room, fp8=backend != "torch")
-    return _Judged(deployment.metadata.name, role, load, split, room.gpu, verdict, possible)
+def _judged(fit: RoleFit | Unjudged) -> RoleFit:
+    if isinstance(fit, Unjudged):
+        raise Refused([replace(fit.why, fix=f"Give --gpu or --gpu-memory. {fit.why.fix}")])
+    return fit
 
 
-def _room(
-    deployment: ModelDeployment, role: RoleName, given: Mapping[str, object], gpu: str | None, memory: str | None
-) -> Room:
-    if gpu is not None and memory is not None:
-        raise click.UsageError("--gpu and --gpu-memory say the same: give one of them.")
-    if gpu is None and memory is None:
-        return _cpu(deployment, role)
-    size = gpu_memory(gpu) if gpu is not None else _bytes("--gpu-memory", memory)
-    share = given.get("kv_cache_free_gpu_memory_fraction")
-    # TensorRT-LLM's fraction is of what the weights leave free, and so bounds nothing here.
-    own = isinstance(share, float) and deployment.spec.backend != "trtllm"
-    return Room(memory=size, usable=float(str(share)) if own else 0.9)
-
-
-def _cpu(deployment: ModelDeployment, role: RoleName) -> Room:
-    resources = deployment.role(role).resources
-    limit = (resources.limits or {}).get("memory") if resources else None
-    path = f"spec.roles.{role}.resources.limits.memory"
-    if limit is None:
-        raise refuse(path, None, "there is nothing to judge against", "Give --gpu, or this limit.")
-    return Room(memory=_bytes(path, limit), usable=1.0, reserve=CPU_RESERVE, gpu=False)
-
-
-def _bytes(path: str, value: object) -> int:
-    size = quantity(value)
-    if size is None or not 1 <= size < 2**63:
-        raise refuse(path, value, "this is no amount of memory", "Write 80Gi.")
-    return int(size)
-
-
-def _document(judged: _Judged) -> dict[str, Any]:
-    verdict = judged.verdict
+def _document(name: str, fit: RoleFit) -> dict[str, Any]:
+    verdict = fit.verdict
     return {
-        "deployment": judged.deployment,
-        "role": judged.role,
+        "deployment": name,
+        "role": fit.role,
         "fits": verdict.fits,
         "needed": verdict.needed,
         "available": verdict.available,
         "parts": asdict(verdict.parts),
-        "asked": {"batch": judged.load.batch, "length": judged.load.length, "gpus": judged.split.gpus},
+        "asked": {"batch": fit.load.batch, "length": fit.load.length, "gpus": fit.split.gpus},
         "problems": [problem.as_dict() for problem in verdict.problems],
         "notes": list(verdict.notes),
-        "changes": [{**asdict(change), "parameter": to_camel(change.parameter)} for change in judged.changes],
+        "changes": [{**asdict(change), "parameter": to_camel(change.parameter)} for change in fit.changes],
     }
 
 
-def _where(judged: _Judged) -> str:
-    if not judged.gpu:
-        return "the CPU"
-    gpus = judged.split.gpus
-    return "1 GPU" if gpus == 1 else f"{gpus} GPUs, the fullest of which"
-
-
-def _lines(judged: _Judged) -> list[str]:
-    load = judged.load
-    asked = f"batch {load.batch} × {load.length} tokens on {_where(judged)}"
-    lines = [f"{judged.deployment} {judged.role}: {asked}: {judged.verdict}"]
-    lines += [f"  would fit with {to_camel(c.parameter)}: {c.value} (needs {gib(c.needed)})" for c in judged.changes]
-    return lines + [f"  note: {note}" for note in judged.verdict.notes]
+def _lines(name: str, fit: RoleFit) -> list[str]:
+    lines = [f"{name} {fit.told}", *(f"  would fit with {way}" for way in fit.ways)]
+    return lines + [f"  note: {note}" for note in fit.verdict.notes]

@@ -48,7 +48,7 @@ def command(*, file: Path, output: Path | None, blueprint: Blueprint | None, **c
             check_directories(deployment, facts)
             builds.append(build(deployment, blueprint=blueprint, cluster=facts))
     for built in builds:
-        for warning in (*built.warnings, *built.unknown_fields):
+        for warning in (*built.warnings, *built.unknown_fields, *built.misfits):
             click.echo(f"warning: {warning}", err=True)
     if output is None:
         click.echo("".join(to_yaml(built) for built in builds), nl=False)

@@ -78,11 +78,13 @@ def _check(
             built = build(resource, blueprint=blueprint, cluster=cluster)
             if built.unknown_fields and not allow_unknown_fields:
                 raise Refused(built.unknown_fields)
+            if built.misfits and not resource.spec.override_fits:
+                raise Refused(built.misfits)
         summary |= {
             "objects": len(built.objects),
             "parameters": len(built.parameters),
             "revision": built.revision,
-            "warnings": [*built.warnings, *map(str, built.unknown_fields)],
+            "warnings": [*built.warnings, *map(str, built.unknown_fields), *map(str, built.misfits)],
         }
     return summary
 

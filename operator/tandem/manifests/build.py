@@ -6,7 +6,8 @@ what `tandem render` prints.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tandem.api.deployment import ModelDeployment, RoleName
@@ -22,10 +23,13 @@ from tandem.manifests.request import rendering_request
 from tandem.manifests.revision import revision
 from tandem.manifests.sources import model_access
 from tandem.rendering.library import Library
-from tandem.rendering.pipeline import Rendering, render
+from tandem.rendering.parameters import Given
+from tandem.rendering.pipeline import ModelFacts, Rendering, render
+from tandem.rendering.values import ParameterValue
 
 if TYPE_CHECKING:
     from tandem.blueprint.model import Blueprint
+    from tandem.manifests.fitting import RoleFit, Unjudged
 
 
 def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cluster: Cluster) -> Build:
@@ -37,7 +41,7 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
     unknown_fields = _unknown_fields(deployment)
     source = model_access(deployment)
     library = _library(deployment, cluster)
-    rendering = render(rendering_request(deployment, source.facts, blueprint), library)
+    rendering = _render(deployment, source.facts, blueprint, cluster, library)
     placements = _placements(deployment, rendering, cluster)
     image = deployment.spec.image or cluster.images.get(deployment.spec.backend) or rendering.table.image
     parts = workers.Workers(
@@ -57,14 +61,53 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
             blueprint.weight_bytes if blueprint else None, watched=BACKENDS[deployment.spec.backend].watches_loading
         ),
     )
+    parameters = tuple(value for role in rendering.roles for value in role.parameters)
     return Build(
         objects=tuple(_objects(parts, cluster)),
-        parameters=tuple(value for role in rendering.roles for value in role.parameters),
+        parameters=parameters,
         rule_trace=tuple(hit for role in rendering.roles for hit in role.trace),
         warnings=tuple(dict.fromkeys(_warnings(parts, cluster, library))),
         revision=parts.revision,
         unknown_fields=unknown_fields,
+        fits=_fits(deployment, parameters, blueprint, cluster),
     )
+
+
+def _render(
+    deployment: ModelDeployment, model: ModelFacts, blueprint: Blueprint | None, cluster: Cluster, library: Library
+) -> Rendering:
+    """The rendering; with a blueprint, what nobody gave follows from the model and the role's memory."""
+    request = rendering_request(deployment, model, blueprint)
+    rendering = render(request, library)
+    if blueprint is None:
+        return rendering
+    from tandem.manifests.fitting import derived
+
+    parameters = [value for role in rendering.roles for value in role.parameters]
+    roles = []
+    for name, role in zip(deployment.role_names(), request.roles, strict=True):
+        found = derived(
+            deployment, name, parameters, blueprint, gpu_memory=cluster.gpu_memory, gpus=cluster.gpus_per_node
+        )
+        detail = f"blueprint {blueprint.digest[:12]}"
+        follows = {key: Given(value, "blueprint", detail) for key, value in found.parameters.items()}
+        roles.append(replace(role, derived=follows))
+    if not any(role.derived for role in roles):
+        return rendering
+    return render(replace(request, roles=tuple(roles)), library)
+
+
+def _fits(
+    deployment: ModelDeployment,
+    parameters: Sequence[ParameterValue],
+    blueprint: Blueprint | None,
+    cluster: Cluster,
+) -> tuple[RoleFit | Unjudged, ...]:
+    if blueprint is None:
+        return ()
+    from tandem.manifests.fitting import judge_roles
+
+    return judge_roles(deployment, parameters, blueprint, gpu_memory=cluster.gpu_memory, gpus=cluster.gpus_per_node)
 
 
 def _unknown_fields(deployment: ModelDeployment) -> tuple[Problem, ...]:

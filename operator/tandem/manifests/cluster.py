@@ -21,6 +21,7 @@ class Cluster:
     backend. `apis` are the optional APIs that the cluster serves, as `group/version/Kind`. `rules` and `templates`
     are file name → text of the ConfigMaps that the deployment names (`spec.rules.configMapRef`,
     `spec.templates.configMapRef`). `gpus_per_node` is how many GPUs a node has, and so a pod can have at most.
+    `gpu_memory` are the bytes of one GPU of a role's workers, by role, where they are known beside the spec.
     """
 
     library: Library
@@ -29,5 +30,6 @@ class Cluster:
     apis: frozenset[str] = frozenset()
     cluster_domain: str = "cluster.local"
     gpus_per_node: int = GPUS_PER_NODE
+    gpu_memory: Mapping[str, int] = field(default_factory=dict)
     rules: Mapping[str, str] = field(default_factory=dict)
     templates: Mapping[str, str] = field(default_factory=dict)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tandem.api.problems import Problem
 from tandem.rendering.values import ParameterValue, RuleHit, Source
+
+if TYPE_CHECKING:
+    from tandem.manifests.fitting import RoleFit, Unjudged
 
 __all__ = ["Build", "KubernetesObject", "ParameterValue", "RuleHit", "Source"]
 
@@ -21,7 +24,8 @@ class Build:
     effective engine parameters with their source, `rule_trace` what each rule did, `warnings` what a user should know
     although it works, `revision` the short hash of what prefill and decode workers must agree on. `unknown_fields` are
     fields of a podTemplate that the Kubernetes release of `podfields` does not have: most likely misspelt, but for the
-    API server to judge where there is one, as it may be newer.
+    API server to judge where there is one, as it may be newer. `fits` has the verdict on each role where the model's
+    blueprint is known.
     """
 
     objects: tuple[KubernetesObject, ...]
@@ -30,3 +34,9 @@ class Build:
     warnings: tuple[str, ...]
     revision: str
     unknown_fields: tuple[Problem, ...] = ()
+    fits: tuple[RoleFit | Unjudged, ...] = ()
+
+    @property
+    def misfits(self) -> tuple[Problem, ...]:
+        """What does not fit."""
+        return tuple(problem for fit in self.fits if (problem := fit.problem) is not None)

@@ -31,7 +31,6 @@ def rendering_request(deployment: ModelDeployment, model: ModelFacts, blueprint:
         model=model,
         limits=_limits(deployment),
         facts=_facts(deployment, blueprint),
-        blueprint={"max_seq_len": blueprint.max_seq_len} if blueprint and blueprint.max_seq_len else {},
         names={"port": names.HTTP_PORT, "config_dir": CONFIG_DIR},
     )
 

@@ -251,12 +251,17 @@ def resource_lists(resources: Resources | None) -> dict[str, dict[str, str]]:
     return {kind: {key: str(value) for key, value in amounts.items()} for kind, amounts in given.items() if amounts}
 
 
+def is_accelerator(resource: str) -> bool:
+    """Whether a resource stands for an accelerator."""
+    return _ACCELERATOR.search(resource) is not None
+
+
 def accelerator_warnings(workers: Workers, name: RoleName) -> Iterator[str]:
     """What does not fit together: fewer accelerators than the parallel sizes need (none at all is a choice)."""
     needed = workers.placements[name].gpus
     for part, amounts in resource_lists(workers.deployment.role(name).resources).items():
         for resource, amount in amounts.items():
-            if _ACCELERATOR.search(resource) and amount.isdigit() and 0 < int(amount) < needed:
+            if is_accelerator(resource) and amount.isdigit() and 0 < int(amount) < needed:
                 where = f"spec.roles.{name}.resources.{part}[{resource}]"
                 yield f"{where}: {amount}, but the worker's parallel sizes need {needed}; leave it out to get {needed}"
 
@@ -264,6 +269,6 @@ def accelerator_warnings(workers: Workers, name: RoleName) -> Iterator[str]:
 def _resources(resources: Resources | None, gpus: int) -> dict[str, dict[str, str]]:
     """The user's resources; GPUs are added unless the user names accelerators already (`nvidia.com/gpu: 0`: none)."""
     lists = resource_lists(resources)
-    if gpus and not any(_ACCELERATOR.search(key) for amounts in lists.values() for key in amounts):
+    if gpus and not any(is_accelerator(key) for amounts in lists.values() for key in amounts):
         lists["limits"] = {**lists.get("limits", {}), GPU_RESOURCE: str(gpus)}
     return lists

@@ -47,16 +47,21 @@ def resolve(
     table: MappingTable,
     rules: RuleFile,
     context: Mapping[str, object],
-    blueprint: Mapping[str, Value],
+    derived: Mapping[str, Given],
 ) -> Resolved:
     """Effective parameters of `role`; raises `Refused` with every value that the backend cannot honour.
 
-    `context` has the values of `vocabulary.CONTEXT_NAMES`; `blueprint` parameters that the model's facts give.
+    `context` has the values of `vocabulary.CONTEXT_NAMES`; `derived` are defaults that the model's facts give. Those
+    that the backend cannot honour are left out.
     """
     given_by_table = {**table.defaults, **table.role_defaults.get(role, {})}
     defaults = {name: (value, "default", _default_path(table)) for name, value in given_by_table.items()}
-    derived = {name: (value, "blueprint", "config.json") for name, value in blueprint.items()}
-    chosen: dict[str, Chosen] = {**derived, **defaults}  # type: ignore[dict-item]
+    follows = {
+        name: (found.value, found.source, found.path)
+        for name, found in derived.items()
+        if not isinstance(table.entries[name].target(found.value, str(context["mode"])), Unsupported)
+    }
+    chosen: dict[str, Chosen] = {**follows, **defaults}  # type: ignore[dict-item]
     trace = _run_rules(role, given, chosen, rules, context)
     chosen |= {
         hit.name: (hit.value, "rule", hit.location)

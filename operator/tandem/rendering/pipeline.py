@@ -29,6 +29,7 @@ class RoleRequest:
     given: Mapping[str, Given]
     extra_arguments: tuple[str, ...] = ()
     extra_path: str = ""
+    derived: Mapping[str, Given] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class Request:
     """Everything that rendering depends on.
 
     `limits` are those that the user gave, by snake_case name. `facts` are values of `vocabulary.CONTEXT_NAMES` beside
-    role, mode, backend and version. `blueprint` are parameters that the model's facts give. `names` are what
+    role, mode, backend and version. `names` are what
     templates see beside model, role, mode, backend, version, params, limits, flags and settings.
     """
 
@@ -57,7 +58,6 @@ class Request:
     model: ModelFacts
     limits: Mapping[str, Given] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
-    blueprint: Mapping[str, Value] = field(default_factory=dict)
     names: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -115,7 +115,7 @@ def _resolve(
         table=table,
         rules=library.rule_file(request.rule_set, table.backend),
         context=context,
-        blueprint=request.blueprint,
+        derived=role.derived,
     )
 
 

@@ -13,7 +13,7 @@ from tandem.rendering.values import EnvRef
 NAMES = {"port": 8000, "config_dir": "/etc/tandem"}
 
 
-def request(backend="vllm", mode="agg", roles=None, **changes):
+def request(backend="vllm", mode="agg", roles=None, derived=None, **changes):
     roles = roles or {name: {} for name in (("agg",) if mode == "agg" else ("prefill", "decode"))}
     whole = {
         "backend": backend,
@@ -28,6 +28,7 @@ def request(backend="vllm", mode="agg", roles=None, **changes):
                 given={key: Given(value, "user", f"{name}.{key}") for key, value in role.items() if key != "extra"},
                 extra_arguments=role.get("extra", ()),
                 extra_path=f"{name}.extra",
+                derived={key: Given(value, "blueprint", "blueprint 1") for key, value in (derived or {}).items()},
             )
             for name, role in roles.items()
         ),
@@ -58,7 +59,7 @@ def with_rules(library, text, backend="vllm"):
 def test_s0_13_a_user_wins_over_a_rule_and_a_rule_over_the_blueprint(library):
     rules = with_rules(library, "max_batch_size = 7\nmax_seq_len = 100\nmax_num_tokens = 50")
 
-    found = values(render(request(roles={"agg": {"max_batch_size": 3}}, blueprint={"max_seq_len": 9}), rules))
+    found = values(render(request(roles={"agg": {"max_batch_size": 3}}, derived={"max_seq_len": 9}), rules))
 
     assert found == {
         ("agg", "max_batch_size"): (3, "user", "agg.max_batch_size"),
@@ -68,9 +69,9 @@ def test_s0_13_a_user_wins_over_a_rule_and_a_rule_over_the_blueprint(library):
 
 
 def test_s0_13_the_blueprint_is_the_last_resort(library):
-    found = values(render(request(blueprint={"max_seq_len": 9}), with_rules(library, "")))
+    found = values(render(request(derived={"max_seq_len": 9}), with_rules(library, "")))
 
-    assert found == {("agg", "max_seq_len"): (9, "blueprint", "config.json")}
+    assert found == {("agg", "max_seq_len"): (9, "blueprint", "blueprint 1")}
 
 
 def test_the_trace_tells_what_each_rule_did(library):

@@ -1,0 +1,224 @@
+"""What a model needs of the workers of a deployment: defaults that follow from it, and whether it fits. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pydantic.alias_generators import to_camel
+
+from tandem.api.deployment import ModelDeployment, RoleName
+from tandem.api.problems import Problem, refuse
+from tandem.api.quantity import quantity
+from tandem.blueprint.ask import load_of, served
+from tandem.blueprint.derive import Derived, derive
+from tandem.blueprint.fits import CPU_RESERVE, Change, Room, Verdict, changes, gib, judge
+from tandem.blueprint.gpus import GPUS
+from tandem.blueprint.memory import Load
+from tandem.blueprint.model import Blueprint
+from tandem.blueprint.split import ONE, Split, split_of
+from tandem.manifests.workers import is_accelerator, resource_lists
+from tandem.rendering.values import ParameterValue
+
+GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"  # MiB
+GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
+_MIB = 2**20
+_USABLE = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleFit:
+    """The verdict on one worker of a role: what is asked of it, how it is shared, and single changes that would do."""
+
+    role: RoleName
+    load: Load
+    split: Split
+    gpu: bool
+    verdict: Verdict
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """What it runs on."""
+        if not self.gpu:
+            return "the CPU"
+        return "1 GPU" if self.split.gpus == 1 else f"{self.split.gpus} GPUs, the fullest of which"
+
+    @property
+    def told(self) -> str:
+        """What is asked, and the verdict with its numbers."""
+        return f"{self.role}: batch {self.load.batch} × {self.load.length} tokens on {self.where}: {self.verdict}"
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The changes, for people."""
+        return tuple(f"{to_camel(each.parameter)}: {each.value} (needs {gib(each.needed)})" for each in self.changes)
+
+    @property
+    def problem(self) -> Problem | None:
+        """Why the role is not rolled out; None when it fits."""
+        if self.verdict.fits:
+            return None
+        ways = f"Use {' or '.join(self.ways)}, or" if self.changes else "Use a smaller model or more memory, or"
+        return Problem(f"spec.roles.{self.role}", "", self.told, f"{ways} set spec.overrideFits: true.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unjudged:
+    """A role whose memory nobody knows, and why."""
+
+    role: RoleName
+    why: Problem
+
+    @property
+    def problem(self) -> None:
+        """Nothing is known to be wrong."""
+        return None
+
+
+def derived(
+    deployment: ModelDeployment,
+    role: RoleName,
+    parameters: Iterable[ParameterValue],
+    blueprint: Blueprint,
+    *,
+    gpu_memory: Mapping[str, int],
+    gpus: int,
+) -> Derived:
+    """Defaults of a role for what nobody gave; `parameters` are those in effect without them, of all roles."""
+    given = _given(role, parameters, with_derived=False)
+    room = room_of(deployment, role, given, gpu_memory)
+    known = room if isinstance(room, Room) else None
+    sla = deployment.spec.sla
+    typical = (sla.isl or 0) + (sla.osl or 0) if sla else 0
+    return derive(
+        served(blueprint, deployment.spec.backend, gpu=uses_gpu(deployment, role) if known is None else known.gpu),
+        deployment.spec.backend,
+        given,
+        known,
+        gpus=gpus,
+        typical=typical or None,
+    )
+
+
+def judge_roles(
+    deployment: ModelDeployment,
+    parameters: Sequence[ParameterValue],
+    blueprint: Blueprint,
+    *,
+    gpu_memory: Mapping[str, int],
+    gpus: int,
+) -> tuple[RoleFit | Unjudged, ...]:
+    """The verdict on each role with the parameters in effect. `gpu_memory` are the bytes of a role's GPUs, as far as
+    they are known beside the spec; `gpus` are the most that a worker may take on one node."""
+    found: list[RoleFit | Unjudged] = []
+    for role in deployment.role_names():
+        given = _given(role, parameters, with_derived=True)
+        room = room_of(deployment, role, given, gpu_memory)
+        if isinstance(room, Problem):
+            found.append(Unjudged(role=role, why=room))
+            continue
+        model = served(blueprint, deployment.spec.backend, gpu=room.gpu)
+        if any(value.role == role and value.source == "blueprint" for value in parameters):
+            defaults = derived(deployment, role, parameters, blueprint, gpu_memory=gpu_memory, gpus=gpus)
+            load, split = defaults.load, defaults.split
+        else:
+            split = split_of(deployment.spec.backend, given) if room.gpu else ONE
+            load = load_of(deployment.spec.backend, given, model, split)
+        verdict = judge(model, load, split, room)
+        possible = () if verdict.fits else changes(model, load, split, room, fp8=deployment.spec.backend != "torch")
+        found.append(RoleFit(role=role, load=load, split=split, gpu=room.gpu, verdict=verdict, changes=possible))
+    return tuple(found)
+
+
+def room_of(
+    deployment: ModelDeployment, role: RoleName, given: Mapping[str, object], gpu_memory: Mapping[str, int]
+) -> Room | Problem:
+    """What one worker of a role may use: of each GPU, or of its memory limit; or why that is not known."""
+    size = gpu_memory.get(role)
+    if size is None and uses_gpu(deployment, role):
+        size = memory_of_labels(_selector(deployment, role))
+        if size is None:
+            reason = "the memory of the role's GPUs is not known"
+            fix = f"Name them in its nodeSelector, as {GPU_PRODUCT_LABEL}, or label the nodes with {GPU_MEMORY_LABEL}."
+            return Problem(f"spec.roles.{role}.podTemplate.spec.nodeSelector", "", reason, fix)
+    if size is not None:
+        share = given.get("kv_cache_free_gpu_memory_fraction")
+        # TensorRT-LLM's fraction is of what the weights leave free, and so bounds nothing here.
+        own = isinstance(share, float) and deployment.spec.backend != "trtllm"
+        return Room(memory=size, usable=float(str(share)) if own else _USABLE)
+    path = f"spec.roles.{role}.resources.limits.memory"
+    limit = resource_lists(deployment.role(role).resources).get("limits", {}).get("memory")
+    if limit is None:
+        return Problem(path, "", "there is no memory limit to judge against", "Set it.")
+    return Room(memory=memory_bytes(path, limit), usable=1.0, reserve=CPU_RESERVE, gpu=False)
+
+
+def memory_bytes(path: str, text: object) -> int:
+    """An amount of memory; raises `Refused`."""
+    size = quantity(text)
+    if size is None or not 1 <= size < 2**63:
+        raise refuse(path, text, "this is no amount of memory", "Write 80Gi.")
+    return int(size)
+
+
+def uses_gpu(deployment: ModelDeployment, role: RoleName) -> bool:
+    """Whether the role's workers run on GPUs: as its resources say, else as its backend does."""
+    amounts = [
+        amount
+        for resources in resource_lists(deployment.role(role).resources).values()
+        for name, amount in resources.items()
+        if is_accelerator(name)
+    ]
+    return any(amount != "0" for amount in amounts) if amounts else deployment.spec.backend != "torch"
+
+
+def gpu_memory_of(deployment: ModelDeployment, nodes: Sequence[Mapping[str, str]]) -> dict[str, int]:
+    """Bytes of a role's smallest GPU, by role, among the nodes (by their labels) that its nodeSelector allows."""
+    found: dict[str, int] = {}
+    for role in deployment.role_names():
+        if uses_gpu(deployment, role):
+            selector = _selector(deployment, role).items()
+            sizes = [memory_of_labels(labels) for labels in nodes if selector <= labels.items()]
+            if known := [size for size in sizes if size is not None]:
+                found[role] = min(known)
+    return found
+
+
+def memory_of_labels(labels: Mapping[str, str]) -> int | None:
+    """Bytes of a node's GPUs by its labels (or a node selector); None where they do not say."""
+    size = labels.get(GPU_MEMORY_LABEL, "")
+    if size.isdigit() and 0 < int(size) < 2**40:
+        return int(size) * _MIB
+    product = labels.get(GPU_PRODUCT_LABEL, "").upper()
+    words = re.split(r"[^A-Z0-9]+", product)
+    # NVIDIA-H100-80GB-HBM3, Tesla-T4, NVIDIA-GeForce-RTX-4090
+    named = [name for name in GPUS if _family(name) in (*words, *map("".join, pairwise(words)))]
+    exact = [name for name in named if name.rpartition("-")[2].upper() in words]
+    chosen = exact or named
+    return GPUS[chosen[0]] if len(chosen) == 1 else None
+
+
+def _family(name: str) -> str:
+    return name.partition("-")[0].upper()
+
+
+def _selector(deployment: ModelDeployment, role: RoleName) -> Mapping[str, str]:
+    spec = (deployment.role(role).pod_template or {}).get("spec")
+    found = spec.get("nodeSelector") if isinstance(spec, dict) else None
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, str)}
+
+
+def _given(role: str, parameters: Iterable[ParameterValue], *, with_derived: bool) -> dict[str, object]:
+    """What is asked of a role. A batch size that only a rule gives asks for nothing: its sequences wait for room."""
+    return {
+        value.name: value.value
+        for value in parameters
+        if value.role == role
+        and (with_derived or value.source != "blueprint")
+        and not (value.name == "max_batch_size" and value.source in ("rule", "default"))
+    }

@@ -1,0 +1,106 @@
+"""Whether roles fit, and the defaults that follow from a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from tandem.blueprint.text import read_text
+from tandem.manifests.build import build
+from tandem.manifests.fitting import RoleFit, Unjudged, gpu_memory_of, memory_of_labels
+from tests.unit.blueprint.configs import GOLDEN
+from tests.unit.manifests.deployments import deployment
+
+MODELS = {each.name: read_text(json.dumps(each.config()), each.name) for each in GOLDEN}
+LLAMA = MODELS["Llama-3.1-8B"]
+H100 = 81_559 * 2**20
+
+
+def resource(**spec):
+    return deployment(**{"model": {"pvc": {"claimName": "models", "path": "llama"}}, **spec})
+
+
+def on_cpu(limit, **spec):
+    return resource(backend="torch", roles={"agg": {"resources": {"limits": {"memory": limit}}}}, **spec)
+
+
+def built(found, cluster, **sizes):
+    return build(found, blueprint=LLAMA, cluster=replace(cluster, gpu_memory=sizes))
+
+
+def test_a_cpu_role_is_judged_against_its_memory_limit(cluster):
+    (fit,) = built(on_cpu("40Gi", parameters={"maxSeqLen": 2048, "maxBatchSize": 1}), cluster).fits
+
+    assert fit.verdict.fits
+    assert fit.verdict.available == 40 * 2**30
+    assert "weights 29.92 GiB" in fit.told
+
+
+def test_what_does_not_fit_says_what_would(cluster):
+    found = built(on_cpu("34Gi", parameters={"maxSeqLen": 8192, "maxBatchSize": 8}), cluster)
+
+    (problem,) = found.misfits
+    assert problem.path == "spec.roles.agg"
+    assert "does not fit: needs" in problem.reason
+    assert "maxSeqLen: 1520 (needs 33.98 GiB)" in problem.fix
+    assert problem.fix.endswith("or set spec.overrideFits: true.")
+
+
+def test_a_role_without_a_limit_is_not_judged(cluster):
+    (fit,) = built(resource(backend="torch"), cluster).fits
+
+    assert isinstance(fit, Unjudged)
+    assert str(fit.why).startswith("spec.roles.agg.resources.limits.memory")
+
+
+def test_defaults_follow_from_the_model_and_the_memory(cluster):
+    found = built(resource(backend="vllm"), cluster, agg=24_000 * 2**20)
+
+    derived = {value.name: value for value in found.parameters if value.source == "blueprint"}
+    assert set(derived) >= {"max_seq_len", "tensor_parallel_size"}
+    assert derived["max_seq_len"].detail == f"blueprint {LLAMA.digest[:12]}"
+    (fit,) = found.fits
+    assert isinstance(fit, RoleFit)
+    assert fit.verdict.fits
+
+
+def test_values_of_the_user_always_win(cluster):
+    found = built(resource(backend="vllm", parameters={"maxSeqLen": 512}), cluster, agg=H100)
+
+    assert {value.source for value in found.parameters if value.name == "max_seq_len"} == {"parameters"}
+
+
+def test_without_a_blueprint_nothing_follows(cluster):
+    found = build(resource(backend="vllm"), cluster=cluster)
+
+    assert found.fits == ()
+    assert "blueprint" not in {value.source for value in found.parameters}
+
+
+@pytest.mark.parametrize(
+    ("labels", "memory"),
+    [
+        ({"nvidia.com/gpu.memory": "81559", "nvidia.com/gpu.product": "other"}, H100),
+        ({"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}, H100),
+        ({"nvidia.com/gpu.product": "Tesla-T4"}, 15_360 * 2**20),
+        ({"nvidia.com/gpu.product": "NVIDIA-GeForce-RTX-4090"}, 24_564 * 2**20),
+        ({"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}, 40_960 * 2**20),
+        ({"nvidia.com/gpu.product": "NVIDIA-A100"}, None),
+        ({"nvidia.com/gpu.memory": "many"}, None),
+        ({}, None),
+    ],
+)
+def test_a_node_tells_the_memory_of_its_gpus(labels, memory):
+    assert memory_of_labels(labels) == memory
+
+
+def test_the_smallest_gpu_that_the_selector_allows_counts():
+    pool = {"podTemplate": {"spec": {"nodeSelector": {"pool": "a"}}}}
+    nodes = [
+        {"pool": name, "nvidia.com/gpu.memory": size} for name, size in (("a", "81559"), ("a", "40960"), ("b", "1"))
+    ]
+
+    assert gpu_memory_of(resource(backend="vllm", roles={"agg": pool}), nodes) == {"agg": 40_960 * 2**20}
+    assert gpu_memory_of(resource(backend="torch"), nodes) == {}
