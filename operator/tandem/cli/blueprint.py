@@ -74,8 +74,9 @@ def show(*, model: str, revision: str, batch: int, length: int | None, output: s
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Where to write.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed; default: the design's. Changes no dimension.")
 def synth(*, spec: Path, output: Path, seed: int | None) -> None:
-    """Writes config.json, architecture.yaml and params_estimate.json of the ModelBlueprint in FILE, which has
-    spec.design, and prints their names. The same file gives the same bytes.
+    """Writes the model that the ModelBlueprint in FILE (with spec.design) describes, and prints the names of files:
+    config.json, architecture.yaml, graph.json, params_estimate.json and ablations.yaml; network/, its code in torch;
+    MODEL_CARD.md and DEPLOYMENT.md. The same file gives the same bytes.
     """
     write_files(output, artefacts(_design(spec, seed)))
 

@@ -11,7 +11,8 @@ import pytest
 from tandem.api.problems import Refused
 from tandem.api.resources import BlueprintDesign
 from tandem.blueprint.design import choose_dims, context_tokens, design_config, from_design
-from tandem.blueprint.document import canonical, to_dict
+from tandem.blueprint.document import to_dict
+from tandem.blueprint.synthesis import artefacts
 
 EVERY = [
     {"family": family, "modality": modality, "hardware": hardware, "tiny": tiny, "real_time": real_time}
@@ -103,8 +104,8 @@ def test_s3_11_a_seed_changes_no_dimension():
 def test_s3_11_the_same_design_gives_the_same_bytes_in_every_process():
     code = (
         "import json, sys; from tandem.api.resources import BlueprintDesign; "
-        "from tandem.blueprint.design import from_design; from tandem.blueprint.document import canonical; "
-        "print(canonical(from_design(BlueprintDesign(**json.load(sys.stdin)))), end='')"
+        "from tandem.blueprint.synthesis import artefacts; "
+        "print(json.dumps(artefacts(BlueprintDesign(**json.load(sys.stdin)))), end='')"
     )
     design = {"modality": "video", "seed": 7}
     texts = {
@@ -119,7 +120,7 @@ def test_s3_11_the_same_design_gives_the_same_bytes_in_every_process():
         for seed in ("0", "99")
     }
 
-    assert texts == {canonical(from_design(BlueprintDesign(**design)))}
+    assert texts == {json.dumps(artefacts(BlueprintDesign(**design)))}
 
 
 def test_a_family_that_is_not_built_yet_is_refused():

@@ -228,13 +228,15 @@ def synthesized(tmp_path, name, *arguments):
     spec = tmp_path / "spec.yaml"
     spec.write_text(DESIGN)
     assert run(["blueprint", "synth", str(spec), "-o", str(tmp_path / name), *arguments]) == 0
-    return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+    root = tmp_path / name
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def test_s3_16_a_design_becomes_files(tmp_path, capsys):
     files = synthesized(tmp_path, "out", "--seed", "42")
 
-    assert set(files) == {"config.json", "architecture.yaml", "params_estimate.json"}
+    assert {"config.json", "architecture.yaml", "graph.json", "params_estimate.json", "ablations.yaml"} <= set(files)
+    assert {"network/model.py", "network/train.py", "MODEL_CARD.md", "DEPLOYMENT.md"} <= set(files)
     assert set(capsys.readouterr().out.splitlines()) == {str(tmp_path / "out" / name) for name in files}
 
 
@@ -258,8 +260,11 @@ def test_s3_11_the_same_spec_and_seed_give_the_same_bytes(tmp_path):
     other = synthesized(tmp_path, "other", "--seed", "8")
 
     assert one == two
-    assert {name for name in one if one[name] != other[name]} == {"architecture.yaml"}
+    assert {name for name in one if one[name] != other[name]} == {
+        *("architecture.yaml", "MODEL_CARD.md", "network/data.py")
+    }
     assert other["architecture.yaml"].replace(b"seed: 8", b"seed: 7") == one["architecture.yaml"]
+    assert other["network/data.py"].replace(b"SEED: int = 8", b"SEED: int = 7") == one["network/data.py"]
 
 
 @pytest.mark.parametrize(
