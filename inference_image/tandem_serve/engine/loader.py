@@ -19,6 +19,7 @@ from tandem_serve.engine import selfcheck, support
 from tandem_serve.engine.checkpoint import Checkpoint, open_checkpoint
 from tandem_serve.engine.kv_cache import KvLayout
 from tandem_serve.engine.progress import LoadProgress
+from tandem_serve.engine.resident import MappedFiles
 from tandem_serve.engine.runner import ModelRunner
 from tandem_serve.problems import EXIT_LOAD, Problem, StartError, load_error, usage_error
 
@@ -168,15 +169,24 @@ def _tokenizer(options: LoadOptions) -> Any:
 
 
 class _CountedSlice:
-    """A tensor of a file, not read yet, that counts its bytes when it is."""
+    """A tensor of a file, not read yet, that counts its bytes when it is.
 
-    def __init__(self, source: Any, nbytes: int, count: Callable[[int], None]) -> None:
+    One of another type than `dtype` is converted by whoever takes it: then its pages in memory are let go.
+    """
+
+    def __init__(
+        self, source: Any, nbytes: int, count: Callable[[int], None], *, dtype: torch.dtype, files: MappedFiles
+    ) -> None:
         self._source = source
         self._nbytes = nbytes
         self._count = count
+        self._dtype = dtype
+        self._files = files
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         tensor: torch.Tensor = self._source[index]
+        if tensor.dtype != self._dtype:
+            self._files.let_go_after(tensor)
         self._count(self._nbytes)
         return tensor
 
@@ -185,6 +195,13 @@ class _CountedSlice:
 
     def get_dtype(self) -> str:
         return str(self._source.get_dtype())
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise load_error(str(file), reason=_in_words(error), fix="export or download the file again") from error
 
 
 def _weights(
@@ -197,14 +214,15 @@ def _weights(
     count: Callable[[int], None],
 ) -> PreTrainedModel:
     with ExitStack() as stack:
-        slices: dict[str, Any] = {}
-        for file in checkpoint.files:
-            try:
-                handle = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
-            except (SafetensorError, OSError) as error:
-                raise load_error(str(file), reason=_in_words(error), fix="export or download the file again") from error
-            for name in handle.keys():  # noqa: SIM118  (not a dict)
-                slices[name] = _CountedSlice(handle.get_slice(name), checkpoint.tensors[name].nbytes, count)
+        handles = [stack.enter_context(_opened(file)) for file in checkpoint.files]
+        mapped = MappedFiles()
+        slices: dict[str, Any] = {
+            name: _CountedSlice(
+                handle.get_slice(name), checkpoint.tensors[name].nbytes, count, dtype=dtype, files=mapped
+            )
+            for handle in handles
+            for name in handle.keys()  # noqa: SIM118  (not a dict)
+        }
         try:
             loaded: Any = model_class.from_pretrained(
                 None,

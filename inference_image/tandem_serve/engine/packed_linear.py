@@ -39,12 +39,18 @@ def pack_linears(model: nn.Module) -> None:
     """Replaces the linear layers of a model on the CPU, one after the other; others and tied ones stay as they are."""
     files = MappedFiles()
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            # Exactly nn.Linear: what else a subclass does would be lost. A tied weight would be in memory twice.
-            if type(child) is nn.Linear and id(child.weight) not in embeddings and _can_pack(child.weight):
-                setattr(parent, name, PackedLinear(child))
-                files.let_go(child.weight)
+    # Exactly nn.Linear: what else a subclass does would be lost. A tied weight would be in memory twice. Layers are
+    # looked up by name, one at a time: a list of them would keep all the weights until the end.
+    names = [
+        name
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and id(module.weight) not in embeddings and _can_pack(module.weight)
+    ]
+    for name in names:
+        layer = model.get_submodule(name)
+        model.set_submodule(name, PackedLinear(layer))
+        files.let_go(layer.weight)
+        del layer
     return_freed()
 
 

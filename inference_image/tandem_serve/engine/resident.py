@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import weakref
 from pathlib import Path
 
 from torch import Tensor
@@ -25,7 +26,13 @@ class MappedFiles:
 
     def let_go(self, tensor: Tensor) -> None:
         """Frees the memory of a tensor that nobody reads any more, if it is that of a file: the file still has it."""
-        start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+        self._let_go(tensor.data_ptr(), tensor.numel() * tensor.element_size())
+
+    def let_go_after(self, tensor: Tensor) -> None:
+        """Does so when the tensor itself is gone. Nothing may have been written to it."""
+        weakref.finalize(tensor, self._let_go, tensor.data_ptr(), tensor.numel() * tensor.element_size())
+
+    def _let_go(self, start: int, size: int) -> None:
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE  # pages at the edges may belong to others, too
         length = (start + size) // mmap.PAGESIZE * mmap.PAGESIZE - first
         if length > 0 and any(begin <= start and start + size <= end for begin, end in self._ranges):

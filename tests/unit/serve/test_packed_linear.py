@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import psutil
@@ -40,6 +41,21 @@ def test_a_tied_weight_stays_in_memory_once() -> None:
     assert model.head.weight is model.embedding.weight
 
 
+def test_layers_are_packed_one_after_the_other_and_let_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Small()
+    left = [weakref.ref(layer.weight) for layer in model.inner]
+    alive = []
+    pack = PackedLinear.__init__
+
+    def watched(self: PackedLinear, linear: nn.Linear) -> None:
+        alive.append(sum(ref() is not None for ref in left))
+        pack(self, linear)
+
+    monkeypatch.setattr(PackedLinear, "__init__", watched)
+    pack_linears(model)
+    assert alive == [2, 1]
+
+
 def test_memory_of_a_file_is_let_go_and_the_file_still_has_it(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(bytes(range(256)) * 4096)
@@ -52,3 +68,16 @@ def test_memory_of_a_file_is_let_go_and_the_file_still_has_it(tmp_path: Path) ->
     own = torch.ones(100_000)
     MappedFiles().let_go(own)
     assert own.sum() == 100_000
+
+
+def test_memory_of_a_converted_tensor_is_let_go_when_the_tensor_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(1 << 20))
+    mapped = torch.from_file(str(path), shared=False, size=1 << 20, dtype=torch.uint8)
+    part = mapped[:]
+    MappedFiles().let_go_after(part)
+    converted = part.to(torch.int16)
+    resident = psutil.Process().memory_info().rss
+    del part
+    assert resident - psutil.Process().memory_info().rss > 500_000
+    assert not converted.any()
