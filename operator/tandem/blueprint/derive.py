@@ -77,6 +77,16 @@ class _Asked:
     def given(self, name: str) -> bool:
         return self._values.get(name) is not None
 
+    def number(self, name: str) -> int | None:
+        """A number above 0 that stands."""
+        value = self._values.get(name)
+        return value if type(value) is int and value > 0 else None
+
+    @property
+    def whole_prompts(self) -> int | None:
+        """The longest prompt that an engine takes which computes prompts whole; None where it cuts them."""
+        return self.number("max_num_tokens") if self._values.get("enable_chunked_prefill") is False else None
+
     def settle(self, name: str, value: int | None) -> None:
         """Keeps a value that was found, unless one is given."""
         if value is not None and not self.given(name):
@@ -114,14 +124,15 @@ def _tensor_parallel(asked: _Asked, gpus: int) -> int | None:
 
 def _length(asked: _Asked) -> int | None:
     """The longest sequence that fits; where none does, or all do, what the model says."""
-    own = asked.blueprint.max_seq_len
-    one = asked.load(max_batch_size=1)
-    if asked.fits(one):
-        return None if own is None else one.length
+    known, whole = asked.blueprint.max_seq_len, asked.whole_prompts
+    longest = asked.load(max_batch_size=1).length
+    longest = longest if whole is None else min(longest, whole)
+    if asked.fits(asked.load(max_batch_size=1, max_seq_len=longest)):
+        return None if known is None and whole is None else longest
     grains = _most(
-        one.length // _GRAIN, lambda count: asked.fits(asked.load(max_batch_size=1, max_seq_len=count * _GRAIN))
+        longest // _GRAIN, lambda count: asked.fits(asked.load(max_batch_size=1, max_seq_len=count * _GRAIN))
     )
-    return grains * _GRAIN or own
+    return grains * _GRAIN or (None if known is None and whole is None else longest)
 
 
 def _batch(asked: _Asked, typical: int) -> int | None:
@@ -130,7 +141,8 @@ def _batch(asked: _Asked, typical: int) -> int | None:
     if asked.room is None or not asked.fits(one):
         return None
     tokens = min(typical, one.length)
-    most = _MOST_SEQUENCES.get(asked.backend, MAX_BATCH)
+    # Each running sequence takes one token of a step.
+    most = min(_MOST_SEQUENCES.get(asked.backend, MAX_BATCH), asked.number("max_num_tokens") or MAX_BATCH)
     return max(1, _most(most, lambda count: asked.fits(asked.load(max_batch_size=count, max_seq_len=tokens))))
 
 

@@ -15,6 +15,7 @@ from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, NEMOTRON_NANO, con
 LLAMA = from_config(GOLDEN[0].config())
 LARGE = from_config(GOLDEN[1].config())
 SMALL = from_config(config("llama", (256, 4, 4, 2, 64, 512, 1000)))
+ONE_GPU = {"tensor_parallel_size": 1}
 DEEPSEEK = from_config(DEEPSEEK_V3)
 
 
@@ -42,6 +43,15 @@ def cpu(size):
         (LLAMA, "L4-24GB", 8, {"tensor_parallel_size": 1}, {"max_seq_len": 19456, "max_batch_size": 9}),
         # Somebody shares the model in another way: nothing is added to that.
         (LARGE, "H100-80GB", 8, {"pipeline_parallel_size": 4}, {"max_seq_len": 131072, "max_batch_size": 217}),
+        # A step of few tokens runs few sequences; a prompt that is computed whole is no longer than a step.
+        (LLAMA, "H100-80GB", 1, {"max_num_tokens": 64, "max_seq_len": 4096}, {"max_batch_size": 64} | ONE_GPU),
+        (
+            LLAMA,
+            "H100-80GB",
+            1,
+            {"max_num_tokens": 4000, "enable_chunked_prefill": False},
+            {"max_seq_len": 4000, "max_batch_size": 217} | ONE_GPU,
+        ),
         (SMALL, "T4-16GB", 8, {}, {"tensor_parallel_size": 1, "max_seq_len": 131072, "max_batch_size": 256}),
     ],
 )
