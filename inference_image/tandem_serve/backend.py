@@ -157,6 +157,7 @@ def connect(engine: Engine, service: Service, session: aiohttp.ClientSession) ->
     )
 
     def on_update(request: SequenceRequest, update: Update) -> None:
+        service.timings.on_update(update)
         puller.on_update(request, update)
         if request.keep_kv is not None and update.finish is not None and update.finish.kv is not None:
             leases.put(request.keep_kv, update.finish.kv, request.prompt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 import sys
 import threading
@@ -19,10 +20,13 @@ from tandem_serve import logs
 from tandem_serve.config import ServeConfig, load_config
 from tandem_serve.engine.progress import LoadProgress
 from tandem_serve.problems import EXIT_USAGE, StartError, usage_error
-from tandem_serve.settings import DEFAULT_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS, Settings
+from tandem_serve.settings import DEFAULT_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS, STUCK_SECONDS, Settings
 
 TERMINATION_LOG = Path("/dev/termination-log")
-LOADER_THREAD = "loader"
+_HARD_TO_END = frozenset({"loader", "engine"})
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3, socket.TCP_USER_TIMEOUT: 60_000}
+"""A client that has vanished without a word is noticed after a minute: seconds, seconds, count, milliseconds."""
+_MOST_FILES = 65_536
 _COUNT = click.IntRange(min=1)
 
 
@@ -41,6 +45,10 @@ _COUNT = click.IntRange(min=1)
               help="Tokens of one forward pass.")  # fmt: skip
 @click.option("--kv-cache-tokens", type=_COUNT, help="Tokens of KV memory. Default: from the free memory.")
 @click.option("--advertise-host", help="Address under which decode workers reach this prefill worker.")
+@click.option("--api-key-file", type=click.Path(path_type=Path),
+              help="File with API keys, one per line; read again when it changes. Default: no keys.")  # fmt: skip
+@click.option("--stuck-seconds", type=click.FloatRange(min=1), default=STUCK_SECONDS, show_default=True,
+              help="A step of the model that takes longer means a stuck device: the server ends.")  # fmt: skip
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="Default: text on a terminal, else json.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
@@ -51,6 +59,7 @@ def command(context: click.Context, /, **flags: Any) -> None:
     """Serves a causal language model over HTTP: OpenAI's API, /generate, /health, /metrics."""
     logs.setup(log_format=flags["log_format"], level=flags["log_level"])
     settings = settings_from(flags, context.obj)
+    _allow_many_connections()
     sock = bind(settings)
     settings = replace(settings, port=sock.getsockname()[1])
     _serve(settings, sock)
@@ -85,6 +94,8 @@ def settings_from(flags: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
         prefix_reuse=not flags["disable_prefix_cache"],
         advertise_host=flags["advertise_host"] or ("127.0.0.1" if host in ("0.0.0.0", "::", "") else host),
         trust_remote_code=flags["trust_remote_code"],
+        api_key_file=flags["api_key_file"],
+        stuck_seconds=flags["stuck_seconds"],
     )
 
 
@@ -104,6 +115,9 @@ def bind(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():  # connections inherit them
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
     try:
         sock.bind((settings.host, settings.port))
         sock.listen(2048)
@@ -116,6 +130,14 @@ def bind(settings: Settings) -> socket.socket:
             fix="choose a free port, or stop the process that has it",
         ) from error
     return sock
+
+
+def _allow_many_connections() -> None:
+    """Each takes a file descriptor, and the soft limit is often 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _serve(settings: Settings, sock: socket.socket) -> None:
@@ -143,7 +165,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr, flush=True)
+    logs.last_words(message)
     try:
         if TERMINATION_LOG.exists():
             TERMINATION_LOG.write_text(message[:4000] + "\n", encoding="utf-8")
@@ -153,8 +175,8 @@ def _fail(message: str, code: int) -> int:
 
 
 def _end(code: int) -> int:
-    """Ends at once when the model is still being loaded: that thread cannot be interrupted."""
-    if any(thread.name == LOADER_THREAD for thread in threading.enumerate()):
+    """Ends at once when the model is still being loaded, or is stuck: these threads cannot be interrupted."""
+    if any(thread.name in _HARD_TO_END for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-from tandem_serve.engine.types import EngineStats
+from tandem_serve.engine.types import EngineStats, FinishReason
+
+# From a step of a small model on a GPU to a token of a large one on a busy CPU.
+_TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10)
+_WAIT_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+def _histogram(name: str, text: str, sizes: Mapping[int, int]) -> HistogramMetricFamily:
+    """Of counts by size."""
+    buckets = [(floatToGoString(bound), sum(n for size, n in sizes.items() if size <= bound)) for bound in _BATCH_SIZES]
+    buckets.append(("+Inf", sum(sizes.values())))
+    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=sum(size * n for size, n in sizes.items()))
 
 
 class _EngineCollector(Collector):
@@ -16,9 +29,15 @@ class _EngineCollector(Collector):
 
     def __init__(self) -> None:
         self.stats = EngineStats()
+        self.model = ""
 
     def collect(self) -> Iterable[Metric]:
         """All families."""
+        yield from self._of_gateways()
+        yield from self._own()
+
+    def _of_gateways(self) -> Iterable[Metric]:
+        """What inference gateways choose a worker by, under the names and labels they read."""
         stats = self.stats
         usage = stats.kv_used_tokens / stats.kv_capacity_tokens if stats.kv_capacity_tokens else 0.0
         for name, text, value in (
@@ -26,7 +45,23 @@ class _EngineCollector(Collector):
             ("vllm:num_requests_waiting", "Sequences that wait for one", stats.waiting),
             ("vllm:kv_cache_usage_perc", "Share of the KV memory in use, 0 to 1", usage),
         ):
-            yield GaugeMetricFamily(name, text, value=value)
+            gauge = GaugeMetricFamily(name, text, labels=["engine", "model_name"])
+            gauge.add_metric(["0", self.model], value)
+            yield gauge
+        cache = GaugeMetricFamily(
+            "vllm:cache_config_info", "Size of the KV memory", labels=["block_size", "engine", "num_gpu_blocks"]
+        )
+        blocks = stats.kv_capacity_tokens // stats.kv_block_tokens
+        cache.add_metric([str(stats.kv_block_tokens), "0", str(blocks)], 1)
+        yield cache
+
+    def _own(self) -> Iterable[Metric]:
+        stats = self.stats
+        yield GaugeMetricFamily("tandem_kv_used_tokens", "Tokens of KV memory in use", value=stats.kv_used_tokens)
+        yield GaugeMetricFamily(
+            "tandem_kv_capacity_tokens", "Tokens that the KV memory holds", value=stats.kv_capacity_tokens
+        )
+        yield _histogram("tandem_batch_size", "Sequences of a forward pass", dict(stats.batch_sizes))
         yield CounterMetricFamily("tandem_generated_tokens", "New tokens", value=stats.generated_tokens)
         yield CounterMetricFamily("tandem_engine_steps", "Forward passes", value=stats.steps)
         prompt = CounterMetricFamily(
@@ -37,8 +72,8 @@ class _EngineCollector(Collector):
         prompt.add_metric(["reused"], stats.prompt_tokens_reused)
         yield prompt
         finished = CounterMetricFamily("tandem_sequences_finished", "Ended sequences by reason", labels=["reason"])
-        for reason, count in list(stats.finished.items()):
-            finished.add_metric([str(reason)], count)
+        for reason in FinishReason:
+            finished.add_metric([str(reason)], stats.finished.get(reason, 0))
         yield finished
 
 
@@ -67,13 +102,29 @@ class ServerMetrics:
             "Prompts that a decode worker prefilled itself",
             registry=self.registry,
         )
+        self._of_time()
+        self._refused.labels("queue_full")
         for direction in ("sent", "received"):
             self._kv_bytes.labels(direction)
             self._kv_tokens.labels(direction)
 
-    def follow(self, stats: EngineStats) -> None:
-        """Reads the engine's figures from `stats` from now on."""
+    def _of_time(self) -> None:
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, buckets=buckets, registry=self.registry)
+
+        self.queue_seconds = histogram("tandem_queue_seconds", "From arrival to a slot", _WAIT_SECONDS)
+        self.first_token_seconds = histogram(
+            "tandem_time_to_first_token_seconds", "From arrival to the first token", _WAIT_SECONDS
+        )
+        self.next_token_seconds = histogram(
+            "tandem_time_per_output_token_seconds", "From one token to the next", _TOKEN_SECONDS
+        )
+        self.request_seconds = histogram("tandem_sequence_seconds", "From arrival to the end", _WAIT_SECONDS)
+
+    def follow(self, stats: EngineStats, *, model: str) -> None:
+        """Reads the engine's figures from `stats` from now on; `model` is the name that clients use."""
         self._engine.stats = stats
+        self._engine.model = model
 
     def answered(self, path: str, status: int) -> None:
         """Counts an answer; `path` is a route, not what the client sent."""

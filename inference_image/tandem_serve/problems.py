@@ -25,7 +25,7 @@ class Problem:
 
 
 class StartError(Exception):
-    """The server cannot start; `problems` says why and `exit_code` is what the process ends with."""
+    """The server cannot start, or cannot go on; `problems` says why and `exit_code` is what the process ends with."""
 
     def __init__(self, problems: tuple[Problem, ...], *, exit_code: int) -> None:
         super().__init__("; ".join(str(problem) for problem in problems))

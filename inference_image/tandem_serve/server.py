@@ -19,6 +19,7 @@ import uvicorn
 from rich.console import Console
 from starlette.types import ASGIApp
 
+from tandem_serve import logs
 from tandem_serve.display import loading_bar
 from tandem_serve.engine import stall
 from tandem_serve.engine.checkpoint import open_checkpoint
@@ -108,15 +109,17 @@ class Process:
         self._http = HttpServer(http_config(create_app(self._service)))
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT. Raises `StartError` when the model cannot be loaded."""
+        """Serves until SIGTERM or SIGINT. Raises `StartError` when the model cannot be loaded, or is stuck."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         serving = asyncio.create_task(self._http.serve(sockets=[self._sock]))
         log.info("listening", extra={"host": self._settings.host, "port": self._settings.port})
+        following = asyncio.create_task(self._follow_keys())
         try:
             await self._load_and_serve(loop)
         finally:
+            following.cancel()
             self._http.should_exit = True
             await serving
 
@@ -149,11 +152,45 @@ class Process:
             self._service.attach(running.backend)
             log.info("ready", extra=self._ready_facts())
             sweeper = asyncio.create_task(self._sweep(running))
-            await stopping
-            await self._drain(running)
-            sweeper.cancel()
-            await running.puller.close()
+            try:
+                await self._until_stopped(running, stopping)
+            finally:
+                sweeper.cancel()
+                await running.puller.close()
         await asyncio.to_thread(running.engine.stop, _CLOSE_SECONDS)
+
+    async def _until_stopped(self, running: Running, stopping: asyncio.Future[Any]) -> None:
+        """Serves, then drains. Raises `StartError` when the engine is stuck."""
+        stuck: asyncio.Future[Any] = asyncio.ensure_future(self._watch(running))
+        drained: asyncio.Future[Any] | None = None
+        try:
+            await asyncio.wait({stopping, stuck}, return_when=asyncio.FIRST_COMPLETED)
+            if not stuck.done():
+                drained = asyncio.ensure_future(self._drain(running))
+                await asyncio.wait({drained, stuck}, return_when=asyncio.FIRST_COMPLETED)
+            if stuck.done():
+                stuck.result()
+        finally:
+            for task in filter(None, (stuck, drained)):
+                task.cancel()
+
+    async def _watch(self, running: Running) -> None:
+        """Never returns; raises `StartError` when the engine has been stuck for so long that nobody else will act."""
+        limit = self._settings.stuck_seconds
+        await stall.stuck(running.backend.stuck_for, limit=limit)
+        error = stall.stuck_error(running.backend.stuck_for())
+        reason = error.problems[0].reason
+        log.critical("the engine is stuck", extra={"reason": reason, "stacks": stall.stacks()})
+        self._service.fail(reason)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), stall.EXIT_SECONDS)
+        raise error
+
+    async def _follow_keys(self) -> None:
+        """Takes over changes of the file with API keys."""
+        while (keys := self._service.keys) is not None:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            await asyncio.to_thread(keys.refresh)
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Engine]:
         """Loads in a thread of its own, a daemon: a signal while loading must not wait for it."""
@@ -195,6 +232,9 @@ class Process:
         with self._progress.step("imports"), _uncollected():
             _calm_openmp()
             from tandem_serve import backend
+
+            for library in ("transformers", "huggingface_hub"):
+                logs.through_our_handler(library)
 
         def sink(updates: list[Update]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits for news

@@ -15,8 +15,10 @@ from tandem_serve.engine.text import TextCodec
 from tandem_serve.engine.transfer.lease import KvEncoding, Lease, LeaseStore
 from tandem_serve.engine.types import EngineStats, SequenceRequest
 from tandem_serve.http import errors
+from tandem_serve.http.keys import ApiKeys
 from tandem_serve.metrics import ServerMetrics
 from tandem_serve.settings import Settings
+from tandem_serve.timings import Timings
 
 T = TypeVar("T")
 LONG_TEXTS_AT_ONCE = 2
@@ -29,6 +31,7 @@ class Status(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
+    """It cannot serve (any more) and ends by itself, or is ended by whoever watches it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +71,13 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.clock = clock
+        self.timings = Timings(metrics, clock=clock)
         self.engine_id = uuid.uuid4().hex
         self.created = int(time.time())
         self.status = Status.LOADING
+        self.failure = ""
+        """Why, when the status is FAILED after the model was loaded."""
+        self.keys = None if settings.api_key_file is None else ApiKeys(settings.api_key_file)
         self.loading: Callable[[], Mapping[str, object]] = dict
         """What `/health` tells of how far loading is."""
         self._backend: Backend | None = None
@@ -84,7 +91,7 @@ class Service:
     def attach(self, backend: Backend) -> None:
         """The model is loaded: the server is ready unless it is already going down."""
         self._backend = backend
-        self.metrics.follow(backend.stats)
+        self.metrics.follow(backend.stats, model=self.settings.served_name)
         if self.status is Status.LOADING:
             self.status = Status.READY
 
@@ -105,15 +112,25 @@ class Service:
         """The backend, for new work. Raises a 503 while loading or draining."""
         if self.status is Status.DRAINING:
             raise errors.not_ready("The server is shutting down.", code="draining")
+        if self.failure:
+            raise errors.not_ready(self.failure, code="stuck")
         return self.loaded
+
+    def fail(self, reason: str) -> None:
+        """Nothing can be generated any more: whoever waits gets an error, and so does who comes."""
+        self.status = Status.FAILED
+        self.failure = reason
+        self.loaded.client.fail_all(reason)
 
     def start(self, requests: list[SequenceRequest]) -> Generation:
         """Hands sequences to the engine. Raises a 429 when the queue is full."""
         try:
-            return self.ready.client.start(requests)
+            generation = self.ready.client.start(requests)
         except QueueFullError:
             self.metrics.refused("queue_full")
             raise errors.queue_full(retry_after=1) from None
+        self.timings.begin(request.seq_id for request in generation.requests)
+        return generation
 
     def deadline(self) -> float:
         """When a generation that arrives now must have ended, on the service's clock."""

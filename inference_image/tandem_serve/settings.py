@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from tandem_serve.config import ServeConfig
@@ -10,6 +11,7 @@ from tandem_serve.config import ServeConfig
 Role = Literal["agg", "prefill", "decode"]
 DEFAULT_MAX_NUM_SEQS = 16
 DEFAULT_BATCHED_TOKENS = 512
+STUCK_SECONDS = 300.0
 MAX_BODY_BYTES = 10 * 1000 * 1000
 
 
@@ -32,9 +34,13 @@ class Settings:
     prefix_reuse: bool = True
     advertise_host: str = "127.0.0.1"
     trust_remote_code: bool = False
-    drain_seconds: float = 60.0
     lease_seconds: float = 30.0
     pull_timeout: float = 30.0
+    pull_stall_seconds: float = 5.0
+    """How long the bytes of a pull may stand still."""
     max_body_bytes: int = MAX_BODY_BYTES
     client_seconds: float = 60.0
     """How long a client may take for a body, or take nothing of its answer."""
+    api_key_file: Path | None = None
+    stuck_seconds: float = STUCK_SECONDS
+    """A step of the model that takes longer means a stuck device."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from tandem_serve.engine.types import SequenceRequest, Update
+from tandem_serve.engine.types import Finish, FinishReason, SequenceRequest, Update
 
 
 class Engine(Protocol):
@@ -120,6 +120,11 @@ class EngineClient:
             generation._deliver(update)
         if not self._open:
             self._idle.set()
+
+    def fail_all(self, message: str) -> None:
+        """Ends whatever is open here, without the engine, which does not answer any more."""
+        finish = Finish(reason=FinishReason.ERROR, message=message)
+        self.deliver([Update(seq_id=seq_id, finish=finish) for seq_id in self._open])
 
     async def drained(self) -> None:
         """Returns when nothing is in flight."""

@@ -40,7 +40,7 @@ class EngineCore:
     ) -> None:
         self.runner = runner
         self.scheduler = Scheduler(limits=limits, blocks=BlockPool(memory.blocks))
-        self.stats = EngineStats(kv_capacity_tokens=memory.blocks * BLOCK_TOKENS)
+        self.stats = EngineStats(kv_capacity_tokens=memory.blocks * BLOCK_TOKENS, kv_block_tokens=BLOCK_TOKENS)
         self._memory = memory
         self._pace = Pace()
         self._decode = decode
@@ -93,7 +93,8 @@ class EngineCore:
             try:
                 updates += self._run(plan)
             except Exception as error:
-                log.exception("a step failed; its sequences end")
+                requests = sorted({chunk.sequence.request.request_id for chunk in plan})
+                log.exception("a step failed; its sequences end", extra={"request_ids": requests})
                 message = f"the model failed: {type(error).__name__}"
                 updates += [
                     self._end(chunk.sequence, FinishReason.ERROR, message=message)
@@ -146,6 +147,7 @@ class EngineCore:
                 sampled_rows.append(first + count)
                 sequences.append(sequence)
         self.stats.steps += 1
+        self.stats.batch_sizes[len(plan)] = self.stats.batch_sizes.get(len(plan), 0) + 1
         if not sequences:
             return []
         return self._sample(logits if len(sampled_rows) == len(rows) else logits[sampled_rows], sequences)
@@ -189,7 +191,8 @@ class EngineCore:
         try:
             return self._commit(sequence, token, logprobs)
         except Exception as error:
-            log.exception("a token could not be taken over; its sequence ends")
+            request = {"request_id": sequence.request.request_id}
+            log.exception("a token could not be taken over; its sequence ends", extra=request)
             return self._end(sequence, FinishReason.ERROR, message=f"the engine failed: {type(error).__name__}")
 
     def _commit(self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]) -> Update:
@@ -222,6 +225,15 @@ class EngineCore:
         self.scheduler.remove(sequence, keep_kv=keep)
         self.stats.finished[reason] = self.stats.finished.get(reason, 0) + 1
         self._measure()
+        log.debug(
+            "sequence ended",
+            extra={
+                "request_id": sequence.request.request_id,
+                "reason": str(reason),
+                "prompt_tokens": sequence.prompt_len,
+                "new_tokens": sequence.generated,
+            },
+        )
         return Update(seq_id=sequence.seq_id, finish=Finish(reason=reason, message=message, kv=kv), **news)  # type: ignore[arg-type]
 
     def _measure(self) -> None:

@@ -1,17 +1,22 @@
-"""A load may take as long as it goes on; one in which nothing moves any more is given up."""
+"""A load may take as long as it goes on; one in which nothing moves any more is given up. So is a step of the model."""
 
 from __future__ import annotations
 
 import asyncio
 import faulthandler
+import math
 import resource
+import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from tandem_serve.engine.progress import LoadProgress
-from tandem_serve.problems import StartError, load_error
+from tandem_serve.problems import EXIT_LOAD, Problem, StartError, load_error
 
 STALLED_SECONDS = 600.0
+EXIT_SECONDS = 90.0
+"""From the moment liveness fails to the end of the process by itself: more than the kubelet takes to act."""
 LOOK_SECONDS = 5.0
 # Answering probes takes less than this part of a CPU.
 _BUSY = 0.2
@@ -62,3 +67,39 @@ def error(model: str, progress: LoadProgress) -> StartError:
     reason = f"loading has stalled: nothing moved for {progress.still_seconds:.0f} s in step {progress.step_name!r}"
     fix = "look at the storage or the network that the files come from"
     return load_error(model, reason=f"{reason}; {loaded}", fix=fix)
+
+
+async def stuck(
+    stuck_for: Callable[[], float], *, limit: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> None:
+    """Returns when one step of the engine has taken `limit` seconds, or the engine's thread is gone.
+
+    Only time that this function saw pass counts: a process that was frozen for a while is not stuck. When a step holds
+    the interpreter, so that this cannot run, the process prints where its threads stand and ends with status 1.
+    """
+    look = min(LOOK_SECONDS, limit)
+    still = 0.0
+    try:
+        while still < limit:
+            faulthandler.dump_traceback_later(limit + EXIT_SECONDS, exit=True)
+            await sleep(look)
+            busy = stuck_for()
+            still = busy if math.isinf(busy) else min(busy, still + look)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def stuck_error(seconds: float) -> StartError:
+    """What a person gets then."""
+    if math.isinf(seconds):
+        reason = "the thread that runs the model has ended"
+    else:
+        reason = f"a step of the model has taken {seconds:.0f} s and goes on: the device is stuck"
+    problem = Problem(path="engine", reason=reason, fix="look at the device and its driver; the server starts again")
+    return StartError((problem,), exit_code=EXIT_LOAD)
+
+
+def stacks() -> str:
+    """Where all threads stand."""
+    frames = sys._current_frames().items()
+    return "\n".join(f"thread {ident}:\n{''.join(traceback.format_stack(frame))}" for ident, frame in frames)

@@ -90,8 +90,11 @@ class EngineThread:
         try:
             return self._core.step()
         except Exception:
-            log.exception("an iteration failed; all sequences end")
+            log.exception("an iteration failed; all sequences end", extra={"request_ids": self._requests()})
             return self._core.end_all(FinishReason.ERROR, "the engine failed"), True
+
+    def _requests(self) -> list[str]:
+        return sorted({sequence.request.request_id for sequence in self._core.scheduler.all_sequences()})
 
     def _take(self, *, idle: bool) -> tuple[list[Update], bool]:
         """Runs the waiting commands; when idle, waits for one or for the next deadline."""

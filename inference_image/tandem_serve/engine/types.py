@@ -114,9 +114,12 @@ class EngineStats:
     waiting: int = 0
     kv_used_tokens: int = 0
     kv_capacity_tokens: int = 0
+    kv_block_tokens: int = 1
     generated_tokens: int = 0
     prompt_tokens_computed: int = 0
     prompt_tokens_transferred: int = 0
     prompt_tokens_reused: int = 0
     steps: int = 0
+    batch_sizes: dict[int, int] = field(default_factory=dict)
+    """Steps by their number of sequences."""
     finished: dict[str, int] = field(default_factory=dict)

@@ -6,8 +6,11 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from tandem_serve.http import chat, completions, errors, kv, models, native
-from tandem_serve.http.edge import Edge
+from tandem_serve.http.edge import BodyMemory, Edge, EdgeRules
 from tandem_serve.service import Service
+
+LARGE_BODIES = 4
+"""So many of the largest bodies may be in memory at once; read, each takes many times its size."""
 
 
 def create_app(service: Service) -> ASGIApp:
@@ -17,6 +20,10 @@ def create_app(service: Service) -> ASGIApp:
     for module in (native, completions, chat, models, kv):
         app.include_router(module.router(service))
     settings = service.settings
-    return Edge(
-        app, max_body=settings.max_body_bytes, patience=settings.client_seconds, on_answer=service.metrics.answered
+    rules = EdgeRules(
+        max_body=settings.max_body_bytes,
+        patience=settings.client_seconds,
+        bodies=BodyMemory(LARGE_BODIES * settings.max_body_bytes),
+        allows=None if service.keys is None else service.keys.allows,
     )
+    return Edge(app, rules, on_answer=service.metrics.answered)

@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, the limits of bodies and of clients that stand still, one log line per request."""
+"""The outermost layer: request ids, keys, the limits of bodies and of clients that stand still, one log line each."""
 
 from __future__ import annotations
 
@@ -10,27 +10,59 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tandem_serve.http.errors import ApiError, error_body
+from tandem_serve.http.errors import ApiError, body_too_large, error_body, failed, too_many_bodies, wrong_key
 
 log = logging.getLogger(__name__)
 _SAFE_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
+_TRACE = re.compile(rb"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _DISCARD_SECONDS = 1.0
 _QUIET = frozenset({"/health", "/livez", "/metrics"})
+_HANDOFFS = "/kv/"
+SMALL_BODY_BYTES = 1 << 16
+
+
+class BodyMemory:
+    """Bytes of bodies that may be in memory at once; the first 64 KiB of each are not counted."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def take(self, nbytes: int) -> bool:
+        """Whether there was room; then it is taken."""
+        if nbytes > self._left:
+            return False
+        self._left -= nbytes
+        return True
+
+    def give_back(self, nbytes: int) -> None:
+        """The bytes are gone."""
+        self._left += nbytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeRules:
+    """A body above `max_body` bytes is answered with 413 without being read to its end, one that takes longer than
+    `patience` seconds with 408; a client that takes nothing of its answer for that long is left.
+    """
+
+    max_body: int
+    patience: float
+    bodies: BodyMemory
+    allows: Callable[[bytes], bool] | None = None
+    """Whether a header `Authorization` may pass; None: everyone may."""
 
 
 class Edge:
-    """ASGI middleware. A body above `max_body` bytes is answered with 413 without being read to its end, one that takes
-    longer than `patience` seconds with 408; a client that takes nothing of its answer for that long is left.
-    """
+    """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, *, max_body: int, patience: float, on_answer: Callable[[str, int], None]) -> None:
+    def __init__(self, app: ASGIApp, rules: EdgeRules, *, on_answer: Callable[[str, int], None]) -> None:
         self._app = app
-        self._max_body = max_body
-        self._patience = patience
+        self._rules = rules
         self._on_answer = on_answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,7 +70,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, max_body=self._max_body, patience=self._patience)
+        exchange = _Exchange(scope, receive, send, self._rules)
         try:
             await exchange.run(self._app)
         finally:
@@ -52,48 +84,68 @@ class _NotTakenError(Exception):
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, max_body: int, patience: float) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, rules: EdgeRules) -> None:
         self.scope = scope
         self._receive = receive
         self._send = send
-        self._max_body = max_body
-        self._patience = patience
-        self._body_until = asyncio.get_running_loop().time() + patience
+        self._rules = rules
+        self._body_until = asyncio.get_running_loop().time() + rules.patience
         self._body_is_there = False
-        headers = dict(scope["headers"])
+        self._headers = headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         self.request_id = given.decode() if _SAFE_ID.match(given) else uuid.uuid4().hex
         scope["tandem.request_id"] = self.request_id
         self._waits_for_leave = headers.get(b"expect", b"").lower() == b"100-continue"
-        self._declared = headers.get(b"content-length", b"0")
         self._received = 0
+        self._counted = 0
         self.status = 0
         self._refused = False
 
     async def run(self, app: ASGIApp) -> None:
         begin = time.perf_counter()
         try:
-            if self._declared.isdigit() and int(self._declared) > self._max_body:
+            refusal = self._refusal()
+            if refusal is None:
+                await app(self.scope, self.receive, self.send)
+            else:
                 if not self._waits_for_leave:
                     await self._discard()
-                await self._refuse(self._too_large())
-            else:
-                await app(self.scope, self.receive, self.send)
+                await self._refuse(refusal)
         except _NotTakenError:
             log.info("the client does not take its answer", extra={"request_id": self.request_id})
+        except Exception:
+            log.exception("request failed", extra={"request_id": self.request_id})
+            await self._refuse(failed("The server failed to handle this request."))
         finally:
-            level = logging.DEBUG if self.scope["path"] in _QUIET else logging.INFO
-            log.log(
-                level,
-                "request",
-                extra={
-                    "request_id": self.request_id,
-                    "method": self.scope["method"],
-                    "path": self.scope["path"],
-                    "status": self.status,
-                    "seconds": round(time.perf_counter() - begin, 4),
-                },
-            )
+            self._rules.bodies.give_back(self._counted)
+            self._log(time.perf_counter() - begin)
+
+    def _log(self, seconds: float) -> None:
+        facts = {
+            "request_id": self.request_id,
+            "method": self.scope["method"],
+            "path": self.scope["path"],
+            "status": self.status,
+            "seconds": round(seconds, 4),
+        }
+        trace = _TRACE.match(self._headers.get(b"traceparent", b""))
+        if trace is not None:
+            facts["trace_id"] = trace[1].decode()
+        log.log(logging.DEBUG if self.scope["path"] in _QUIET else logging.INFO, "request", extra=facts)
+
+    def _refusal(self) -> ApiError | None:
+        """Why the request is not even read, if so."""
+        allows = self._rules.allows
+        path = self.scope["path"]
+        # Probes and gatherers of metrics have no key; hand-offs between workers have their own.
+        if allows is not None and path not in _QUIET and not path.startswith(_HANDOFFS):
+            authorization = self._headers.get(b"authorization", b"")
+            if not allows(authorization):
+                return wrong_key(given=bool(authorization))
+        declared = self._headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._rules.max_body:
+            return body_too_large(self._rules.max_body)
+        return None
 
     async def receive(self) -> Message:
         if self._body_is_there:
@@ -102,17 +154,29 @@ class _Exchange:
             async with asyncio.timeout_at(self._body_until):
                 message = await self._receive()
         except TimeoutError:
-            text = f"The body did not arrive within {self._patience:g} s."
+            text = f"The body did not arrive within {self._rules.patience:g} s."
             await self._refuse(ApiError(408, text, code="body_timeout"))
             return {"type": "http.disconnect"}
         if message["type"] == "http.request":
             self._body_is_there = not message.get("more_body", False)
             self._received += len(message.get("body", b""))
-            if self._received > self._max_body:
-                await self._discard()
-                await self._refuse(self._too_large())
+            refusal = self._too_much()
+            if refusal is not None:
+                if not self._body_is_there:
+                    await self._discard()
+                await self._refuse(refusal)
                 return {"type": "http.disconnect"}
         return message
+
+    def _too_much(self) -> ApiError | None:
+        """Why no more of the body is read, if so."""
+        if self._received > self._rules.max_body:
+            return body_too_large(self._rules.max_body)
+        more = max(0, self._received - SMALL_BODY_BYTES) - self._counted
+        if not self._rules.bodies.take(more):
+            return too_many_bodies()
+        self._counted += more
+        return None
 
     async def send(self, message: Message) -> None:
         if self._refused:
@@ -121,7 +185,7 @@ class _Exchange:
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._rules.patience):
                 await self._send(message)
         except TimeoutError:
             raise _NotTakenError from None
@@ -131,14 +195,11 @@ class _Exchange:
         discarded = 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DISCARD_SECONDS):
-                while discarded <= 2 * self._max_body:
+                while discarded <= 2 * self._rules.max_body:
                     message = await self._receive()
                     discarded += len(message.get("body", b""))
                     if message["type"] != "http.request" or not message.get("more_body", False):
                         return
-
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"The body is larger than {self._max_body} bytes.", code="body_too_large")
 
     async def _refuse(self, error: ApiError) -> None:
         if self._refused or self.status:
@@ -148,7 +209,9 @@ class _Exchange:
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
+            *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
         ]
-        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body})
+        with contextlib.suppress(_NotTakenError):
+            await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+            await self.send({"type": "http.response.body", "body": body})
         self._refused = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-log = logging.getLogger(__name__)
 _TYPES = {404: "not_found_error", 429: "rate_limit_error", 503: "unavailable_error", 504: "timeout_error"}
 
 
@@ -45,6 +43,26 @@ def unsupported(field: str, detail: str = "") -> ApiError:
     return ApiError(
         400, f"`{field}` is not supported by this server{detail}", code="unsupported_parameter", param=field
     )
+
+
+def wrong_key(*, given: bool) -> ApiError:
+    """401: without an API key, or with one that is not known."""
+    if given:
+        message = "Incorrect API key provided."
+    else:
+        message = "You did not provide an API key. Send it in the header Authorization: Bearer YOUR_KEY."
+    return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def body_too_large(most: int) -> ApiError:
+    """413: the body has more than `most` bytes."""
+    return ApiError(413, f"The body is larger than {most} bytes.", code="body_too_large")
+
+
+def too_many_bodies() -> ApiError:
+    """429: there is no room for one more large body at this moment."""
+    message = "Too many large bodies are being handled. Try again a little later."
+    return ApiError(429, message, code="too_many_large_bodies", headers={"Retry-After": "1"})
 
 
 def too_long(message: str, *, param: str | None) -> ApiError:
@@ -125,9 +143,8 @@ def install(app: FastAPI) -> None:
         headers = getattr(error, "headers", None)
         return answer(request, ApiError(status, message, code=codes.get(status, "bad_request"), headers=headers))
 
-    async def on_crash(request: Request, error: Exception) -> JSONResponse:
-        log.error("request failed", exc_info=error, extra={"request_id": request_id_of(request)})
-        return answer(request, failed("The server failed to handle this request."))
+    async def on_crash(request: Request, _error: Exception) -> JSONResponse:
+        return answer(request, failed("The server failed to handle this request."))  # the edge logs it
 
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(RequestValidationError, on_invalid)

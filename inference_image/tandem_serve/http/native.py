@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -14,8 +13,6 @@ from tandem_serve.http import errors, openai, prompts, run
 from tandem_serve.http.run import Job
 from tandem_serve.http.schema import HARD_MAX_NEW_TOKENS, GenerateRequest
 from tandem_serve.service import Service, Status
-
-STUCK_AFTER_SECONDS = 300.0
 
 
 def router(service: Service) -> APIRouter:
@@ -56,10 +53,8 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/livez")
     async def livez() -> Response:
-        stuck = service.loaded.stuck_for() if service.model_loaded else 0.0
-        if stuck > STUCK_AFTER_SECONDS:
-            seconds = "for ever" if math.isinf(stuck) else f"for {stuck:.0f} s"
-            return JSONResponse({"status": "stuck", "message": f"the engine has not moved {seconds}"}, status_code=503)
+        if service.failure:
+            return JSONResponse({"status": "stuck", "message": service.failure}, status_code=503)
         return JSONResponse({"status": "alive"})
 
     @routes.get("/metrics")
@@ -77,6 +72,8 @@ def _health(service: Service) -> Response:
     body: dict[str, Any] = {"status": str(service.status), "model_loaded": service.model_loaded}
     if service.status is Status.LOADING:
         body |= {"message": "Model not loaded", **service.loading()}
+    if service.failure:
+        body["message"] = service.failure
     return JSONResponse(body, status_code=503, headers=retry)
 
 

@@ -56,9 +56,9 @@ class ServerProcess:
         return status, json.loads(text) if text.startswith(("{", "[")) else text
 
     def metric(self, name: str) -> float:
-        """The value of one series, 0 when it does not exist."""
+        """The value of one series, or of the only one of this name; 0 when it does not exist."""
         for line in self.request("/metrics")[1].splitlines():
-            if line.startswith(f"{name} "):
+            if line.startswith((f"{name} ", f"{name}{{")):
                 return float(line.rpartition(" ")[2])
         return 0.0
 

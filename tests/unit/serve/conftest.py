@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,3 +51,5 @@ def _loggers_as_before() -> Iterator[None]:
     root.setLevel(logging.WARNING)
     logging.getLogger("tandem_serve").setLevel(logging.NOTSET)
     logging.getLogger("uvicorn.access").propagate = True
+    logging.captureWarnings(False)
+    sys.excepthook, threading.excepthook = sys.__excepthook__, threading.__excepthook__

@@ -80,9 +80,9 @@ class LiveServer:
         return await self.post("/v1/completions", {"prompt": prompt, "temperature": 0, **fields})
 
     async def metric(self, name: str) -> float:
-        """The value of one series, 0 when it does not exist."""
+        """The value of one series, or of the only one of this name; 0 when it does not exist."""
         for line in (await self.get("/metrics")).body.decode().splitlines():
-            if line.startswith(f"{name} "):
+            if line.startswith((f"{name} ", f"{name}{{")):
                 return float(line.rpartition(" ")[2])
         return 0.0
 

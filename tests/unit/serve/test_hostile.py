@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tandem_serve.engine.loader import LoadedModel
 from tandem_serve.engine.text import RESERVED
-from tandem_serve.http.edge import Edge
+from tandem_serve.http.edge import BodyMemory, Edge, EdgeRules
 from tandem_serve.http.heads import BoundedHeads
 from tests.unit.serve import tiny
 from tests.unit.serve.live import Answer, LiveServer, live_server
@@ -174,7 +174,8 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_left() -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    edge = Edge(app, max_body=1, patience=0.05, on_answer=lambda path, status: answered.append((path, status)))
+    rules = EdgeRules(max_body=1, patience=0.05, bodies=BodyMemory(0))
+    edge = Edge(app, rules, on_answer=lambda path, status: answered.append((path, status)))
     async with asyncio.timeout(10):
         await edge({"type": "http", "method": "GET", "path": "/", "headers": []}, nothing, stands_still)
     assert answered == [("other", 200)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from tandem_serve.engine.loader import LoadedModel
 from tests.unit.serve import tiny
-from tests.unit.serve.live import LiveServer, live_server
+from tests.unit.serve.live import LiveServer, eventually, live_server
 
 PROMPT = "the quick brown fox"
 
@@ -260,12 +261,36 @@ async def test_metrics_show_requests_tokens_and_gauges(server: LiveServer) -> No
     assert await server.metric("vllm:num_requests_running") == 0
     text = (await server.get("/metrics")).body.decode()
     assert all(
-        f"vllm:{name} " in text for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+        f'vllm:{name}{{engine="0",model_name="tiny"}} ' in text
+        for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
     )
 
 
 async def test_liveness_fails_when_the_engine_is_stuck(server: LiveServer) -> None:
-    backend = server.service.loaded
-    server.service.attach(replace(backend, stuck_for=lambda: 301.0))
+    server.service.fail("a step has taken 301 s")
     answer = await server.get("/livez")
-    assert (answer.status, answer.json["status"]) == (503, "stuck")
+    assert (answer.status, answer.json) == (503, {"status": "stuck", "message": "a step has taken 301 s"})
+    assert (await server.get("/health")).json["message"] == "a step has taken 301 s"
+    refused = await server.complete(PROMPT)
+    assert (refused.status, refused.error["code"], refused.error["message"]) == (503, "stuck", "a step has taken 301 s")
+
+
+async def test_whoever_waits_when_the_engine_gets_stuck_has_an_answer(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, called = threading.Event(), threading.Event()
+
+    def never_returns(**_: object) -> None:
+        called.set()
+        goes_on.wait(60)
+        raise RuntimeError("the device is back")
+
+    monkeypatch.setattr(server.core.engine.runner.model, "forward", never_returns)
+    try:
+        waiting = [asyncio.create_task(server.complete(PROMPT, stream=stream)) for stream in (False, True)]
+        await eventually(lambda: called.is_set() and server.running.backend.client.in_flight == 2)
+        server.service.fail("a step has taken 301 s")
+        for answer in await asyncio.gather(*waiting):
+            assert (answer.status, answer.error["message"]) == (500, "a step has taken 301 s")
+    finally:
+        goes_on.set()

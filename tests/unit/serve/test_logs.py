@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,3 +111,68 @@ def test_s1_18_a_failed_fetch_says_what_to_do_and_not_the_token(monkeypatch: pyt
         local_directory(settings("a/b"), LoadProgress(logging.getLogger("test")))
     assert "hf_secret" not in str(caught.value)
     assert "401 Client Error" in str(caught.value)
+
+
+def test_a_field_cannot_look_like_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(log_format="text", level="info")
+    logging.getLogger("tandem_serve.x").info("request", extra={"path": "/a\n12:00:00 error forged"})
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+QUOTED = "prompt-text"
+
+
+def _raise_nested(text: str) -> None:
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        raise RuntimeError(f"while reading {text}") from error
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize(
+    ("logger", "shown"),
+    [("tandem_serve.http.edge", False), ("uvicorn.error", False), ("asyncio", False), ("tandem_serve.engine", True)],
+)
+def test_an_error_that_may_quote_a_request_is_logged_without_its_words(
+    capsys: pytest.CaptureFixture[str], log_format: logs.LogFormat, logger: str, shown: bool
+) -> None:
+    logs.setup(log_format=log_format, level="debug")
+    try:
+        _raise_nested(QUOTED)
+    except RuntimeError:
+        logging.getLogger(logger).exception("failed")
+    written = capsys.readouterr().err
+    assert (QUOTED in written) == shown
+    assert all(word in written for word in ("ValueError", "RuntimeError", "_raise_nested", "test_logs.py"))
+
+
+LIBRARIES = """
+import logging, sys, threading, warnings
+from tandem_serve import logs
+import transformers
+logs.setup(log_format="json", level="info")
+for library in ("transformers", "huggingface_hub"):
+    logs.through_our_handler(library)
+logging.getLogger("transformers.modeling_utils").warning("a library's warning")
+logging.getLogger("huggingface_hub.file_download").warning("another's")
+warnings.warn("from python", stacklevel=1)
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+logs.last_words("error: the end")
+raise KeyError("main")
+"""
+
+
+def test_in_a_pod_every_line_is_json_whoever_writes_it() -> None:
+    done = subprocess.run([sys.executable, "-c", LIBRARIES], capture_output=True, text=True, timeout=100, check=False)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {line["logger"] for line in lines} == {
+        "transformers.modeling_utils",
+        "huggingface_hub.file_download",
+        "py.warnings",
+        "tandem_serve",
+        "root",
+    }
+    assert [line["message"] for line in lines[-2:]] == ["error: the end", "crashed"]

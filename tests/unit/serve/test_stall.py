@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import subprocess
 import sys
@@ -137,3 +138,48 @@ def test_the_activity_of_this_process_grows_as_it_works() -> None:
     while stall.activity().cpu_seconds == before.cpu_seconds:
         sum(range(1000))
     assert stall.activity().cpu_seconds > before.cpu_seconds
+
+
+class Step:
+    """A step of the engine in time that passes when the watch sleeps."""
+
+    def __init__(self, *, begins_every: float = math.inf) -> None:
+        self.now = 0.0
+        self.begins_every = begins_every
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now > 3600:
+            raise TimeoutError
+
+    def taken(self) -> float:
+        return self.now % self.begins_every if self.begins_every < math.inf else self.now
+
+
+async def test_a_step_that_never_ends_is_noticed_in_time() -> None:
+    step = Step()
+    await stall.stuck(step.taken, limit=300, sleep=step.sleep)
+    assert step.now == 300
+
+
+async def test_steps_that_end_are_never_taken_for_one() -> None:
+    step = Step(begins_every=299)
+    with pytest.raises(TimeoutError):
+        await stall.stuck(step.taken, limit=300, sleep=step.sleep)
+
+
+async def test_a_process_that_was_frozen_is_not_stuck() -> None:
+    step, looks = Step(), iter([0.0, 5000.0, 5005.0, 0.0, 5.0])
+    with pytest.raises(TimeoutError):
+        await stall.stuck(lambda: next(looks, 0.0), limit=300, sleep=step.sleep)
+
+
+async def test_an_engine_without_its_thread_is_stuck_at_once() -> None:
+    step = Step()
+    await stall.stuck(lambda: math.inf, limit=300, sleep=step.sleep)
+    assert step.now == stall.LOOK_SECONDS
+    assert "the thread that runs the model has ended" in str(stall.stuck_error(math.inf))
+
+
+def test_where_the_threads_stand_is_told() -> None:
+    assert "test_where_the_threads_stand_is_told" in stall.stacks()
