@@ -88,8 +88,8 @@ class LiveServer:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Waits, at most some seconds, for something another thread does."""
-    async with asyncio.timeout(10):
+    """Waits for something another thread does; the limit only bounds a failure."""
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  (nothing tells of it)
             await asyncio.sleep(0.005)
 
