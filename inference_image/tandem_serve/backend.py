@@ -20,6 +20,8 @@ from tandem_serve.engine.scheduler import SchedulerLimits
 from tandem_serve.engine.text import TextCodec
 from tandem_serve.engine.thread import EngineThread
 from tandem_serve.engine.transfer import wire
+from tandem_serve.engine.transfer.fetch import Source
+from tandem_serve.engine.transfer.identity import WorkerKey
 from tandem_serve.engine.transfer.lease import LeaseStore
 from tandem_serve.engine.transfer.pull import KvPuller
 from tandem_serve.engine.types import SequenceRequest, Update
@@ -147,14 +149,10 @@ def connect(engine: Engine, service: Service, session: aiohttp.ClientSession) ->
     settings, thread, layout = service.settings, engine.thread, engine.core.model.layout
     who = wire.identity(layout, model_digest=engine.core.model.digest, rope=engine.core.model.rope)
     leases = LeaseStore(seconds=settings.lease_seconds, clock=service.clock, release=thread.release)
-    puller = KvPuller(
-        session=session,
-        engine=thread,
-        metrics=service.metrics,
-        who=who,
-        layout=layout,
-        timeout=settings.pull_timeout,
+    source = Source(
+        session, who=who, layout=layout, timeout=settings.pull_timeout, stall_seconds=settings.pull_stall_seconds
     )
+    puller = KvPuller(source=source, engine=thread, metrics=service.metrics)
 
     def on_update(request: SequenceRequest, update: Update) -> None:
         service.timings.on_update(update)
@@ -169,11 +167,14 @@ def connect(engine: Engine, service: Service, session: aiohttp.ClientSession) ->
             thread,
             max_running=settings.max_num_seqs,
             max_queue=settings.config.max_queue,
+            on_start=puller.on_start,
             on_update=on_update,
         ),
         stats=thread.stats,
         stuck_for=thread.stuck_for,
         leases=leases,
-        encode_kv=lambda lease: wire.encode(lease, who=who, layout=layout),
+        kv_identity=who,
+        kv_key=WorkerKey(),
+        send_kv=lambda lease, first, token: wire.KvMessage(lease, first=first, who=who, layout=layout, token=token),
     )
     return Running(backend=backend, engine=thread, puller=puller)

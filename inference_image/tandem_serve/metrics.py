@@ -102,6 +102,12 @@ class ServerMetrics:
             "Prompts that a decode worker prefilled itself",
             registry=self.registry,
         )
+        self._recomputed = Counter(
+            "tandem_kv_recomputed_tokens_total",
+            "Prompt tokens whose KV did not come from a prefill worker, by reason",
+            ["reason"],
+            registry=self.registry,
+        )
         self._of_time()
         self._refused.labels("queue_full")
         for direction in ("sent", "received"):
@@ -143,9 +149,10 @@ class ServerMetrics:
         """Counts a failed hand-off."""
         self._kv_failures.labels(reason).inc()
 
-    def fell_back(self) -> None:
-        """Counts a prompt that had to be prefilled by a decode worker."""
+    def fell_back(self, reason: str, *, tokens: int) -> None:
+        """Counts a prompt of which a decode worker had to compute so many tokens itself."""
         self._fallbacks.inc()
+        self._recomputed.labels(reason).inc(tokens)
 
     def render(self) -> bytes:
         """The text format of Prometheus."""

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from tandem_serve.engine.client import EngineClient, Generation, QueueFullError
 from tandem_serve.engine.text import TextCodec
-from tandem_serve.engine.transfer.lease import KvEncoding, Lease, LeaseStore
+from tandem_serve.engine.transfer.identity import KvIdentity, WorkerKey
+from tandem_serve.engine.transfer.lease import KvSender, Lease, LeaseStore
 from tandem_serve.engine.types import EngineStats, SequenceRequest
 from tandem_serve.http import errors
 from tandem_serve.http.keys import ApiKeys
@@ -59,7 +60,18 @@ class Backend:
     stats: EngineStats
     stuck_for: Callable[[], float]
     leases: LeaseStore
-    encode_kv: Callable[[Lease], KvEncoding]
+    kv_identity: KvIdentity
+    kv_key: WorkerKey
+    send_kv: Callable[[Lease, int, str], KvSender]
+    """The bytes of a lease, from a token of the prompt, for who shows this token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedHandoff:
+    """Why this decode worker cannot take KV of the prefill workers it hears of; `reason` is a word for metrics."""
+
+    reason: str
+    message: str
 
 
 class Service:
@@ -80,6 +92,8 @@ class Service:
         self.keys = None if settings.api_key_file is None else ApiKeys(settings.api_key_file)
         self.loading: Callable[[], Mapping[str, object]] = dict
         """What `/health` tells of how far loading is."""
+        self.refused_handoff: RefusedHandoff | None = None
+        """Of the last offer."""
         self._backend: Backend | None = None
         self._long_texts = asyncio.Semaphore(LONG_TEXTS_AT_ONCE)
 

@@ -69,11 +69,13 @@ class EngineClient:
         *,
         max_running: int,
         max_queue: int,
+        on_start: Callable[[SequenceRequest], None] = lambda _request: None,
         on_update: Callable[[SequenceRequest, Update], None] = lambda _request, _update: None,
     ) -> None:
         self._engine = engine
         self._max_running = max_running
         self._max_queue = max_queue
+        self._on_start = on_start
         self._on_update = on_update
         self._ids = itertools.count()
         self._open: dict[int, tuple[SequenceRequest, Generation]] = {}
@@ -98,6 +100,7 @@ class EngineClient:
         generation = Generation(self, numbered)
         for request in numbered:
             self._open[request.seq_id] = (request, generation)
+            self._on_start(request)
         self._idle.clear()
         for request in numbered:
             self._engine.submit(request)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +22,9 @@ from tandem_serve.engine.runner import ModelRunner
 from tandem_serve.engine.scheduler import Chunk, Scheduler, SchedulerLimits
 from tandem_serve.engine.sequence import Sequence, Stage
 from tandem_serve.engine.types import EngineStats, Finish, FinishReason, SequenceRequest, TokenLogprob, Update
+
+if TYPE_CHECKING:
+    from tandem_serve.engine.transfer.wire import KvPart
 
 log = logging.getLogger(__name__)
 
@@ -60,21 +64,25 @@ class EngineCore:
         sequence = self.scheduler.get(seq_id)
         return None if sequence is None else self._end(sequence, FinishReason.CANCELLED)
 
-    def adopt(self, seq_id: int, copy_into: Callable[[SequenceKv, int], None]) -> None:
-        """KV from a prefill worker has come: takes over all but the last prompt token, which is computed here."""
+    def adopt(self, seq_id: int, part: KvPart) -> None:
+        """KV from a prefill worker has come, in order. The last prompt token is always computed here."""
         sequence = self.scheduler.get(seq_id)
         if sequence is None or sequence.stage is not Stage.PULLING:
             return
-        tokens = sequence.prompt_len - 1
-        sequence.stage = Stage.RUNNING
-        sequence.kv = self._memory.view(sequence.blocks)
-        copy_into(sequence.kv, tokens)  # when this fails nothing counts as computed, so the prompt is prefilled here
-        sequence.computed = tokens
+        sequence.stage = Stage.RUNNING  # stays so when this fails: what is missing is computed here then
+        if part.first != sequence.computed:
+            raise ValueError(f"KV from token {part.first} where {sequence.computed} comes next")
+        if sequence.kv is None:
+            sequence.kv = self._memory.view(sequence.blocks)
+        part.copy_into(sequence.kv)
+        sequence.computed += part.count
         self.scheduler.register(sequence)
-        self.stats.prompt_tokens_transferred += tokens
+        self.stats.prompt_tokens_transferred += part.count
+        if sequence.remaining > 1:
+            sequence.stage = Stage.PULLING
 
     def prefill_locally(self, seq_id: int) -> None:
-        """The KV could not be had: this worker computes the prompt itself."""
+        """No (more) KV can be had: this worker computes the rest of the prompt itself."""
         sequence = self.scheduler.get(seq_id)
         if sequence is not None and sequence.stage is Stage.PULLING:
             sequence.stage = Stage.RUNNING
@@ -87,7 +95,10 @@ class EngineCore:
     def step(self) -> tuple[list[Update], bool]:
         """One iteration. Returns the news and whether the model ran (False: wait for a command or a deadline)."""
         updates = self._expire()
-        updates += [Update(seq_id=sequence.seq_id, started=True) for sequence in self.scheduler.admit()]
+        updates += [
+            Update(seq_id=sequence.seq_id, started=True, pull_from=sequence.pull_from)
+            for sequence in self.scheduler.admit()
+        ]
         plan = self.scheduler.plan(prefill_room=self._pace.room())
         if plan:
             try:

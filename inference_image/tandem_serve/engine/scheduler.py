@@ -75,7 +75,7 @@ class Scheduler:
             if not self._place(sequence):
                 break
             self.waiting.remove(sequence)
-            sequence.stage = Stage.PULLING if sequence.request.remote is not None else Stage.RUNNING
+            sequence.stage = Stage.RUNNING if sequence.pull_from is None else Stage.PULLING
             self.running.append(sequence)
             admitted.append(sequence)
         return admitted

@@ -89,9 +89,15 @@ class Sequence:
 
         Not when the prompt's log probabilities are wanted, which take its computation, nor when its KV is fetched.
         """
-        if self.request.sampling.prompt_logprobs is not None or self.request.remote is not None:
+        if self.request.sampling.prompt_logprobs is not None:
             return 0
         return (self.prompt_len - 1) // BLOCK_TOKENS
+
+    @property
+    def pull_from(self) -> int | None:
+        """The first token to fetch from a prefill worker; None when less than a full block is missing."""
+        missing = self.prompt_len - 1 - self.computed
+        return self.computed if self.request.remote is not None and missing >= BLOCK_TOKENS else None
 
     def digest(self, index: int) -> bytes:
         """The name of the full block `index`."""

@@ -6,10 +6,14 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tandem_serve.engine.core import EngineCore
 from tandem_serve.engine.kv_cache import SequenceKv
 from tandem_serve.engine.types import EngineStats, FinishReason, SequenceRequest, Update
+
+if TYPE_CHECKING:
+    from tandem_serve.engine.transfer.wire import KvPart
 
 log = logging.getLogger(__name__)
 Command = Callable[[EngineCore], Update | None]
@@ -46,9 +50,9 @@ class EngineThread:
         """Ends a sequence before the next token."""
         self._inbox.put(lambda core: core.cancel(seq_id))
 
-    def adopt(self, seq_id: int, copy_into: Callable[[SequenceKv, int], None]) -> None:
+    def adopt(self, seq_id: int, part: KvPart) -> None:
         """See `EngineCore.adopt`."""
-        self._inbox.put(lambda core: core.adopt(seq_id, copy_into))
+        self._inbox.put(lambda core: core.adopt(seq_id, part))
 
     def prefill_locally(self, seq_id: int) -> None:
         """See `EngineCore.prefill_locally`."""

@@ -46,8 +46,9 @@ class RemoteKv:
     host: str
     port: int
     kv_id: str
-    copies: int = 1
-    """Sequences that continue this prompt; the KV is fetched once for all."""
+    token: str = field(repr=False)
+    """What the prefill worker wants to see."""
+    lease_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,9 @@ class Update:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     started: bool = False
-    """The sequence left the queue; with a remote KV: its memory is reserved and the pull may begin."""
+    """The sequence left the queue: its memory is reserved."""
+    pull_from: int | None = None
+    """With a remote KV, when started: the first token whose KV is missing. None: all full blocks are here."""
     finish: Finish | None = None
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import secrets
+from dataclasses import asdict
 from typing import Any
 
+from tandem_serve.engine.transfer.identity import KvRefusedError, check_identity
 from tandem_serve.engine.types import RemoteKv
 from tandem_serve.http.errors import invalid
 from tandem_serve.http.prompts import Prompt
 from tandem_serve.http.run import Job
-from tandem_serve.service import Service
+from tandem_serve.service import RefusedHandoff, Service
 
+log = logging.getLogger(__name__)
 PARAM = "kv_transfer_params"
+LONGEST_LEASE_SECONDS = 3600.0
 Parsed = tuple[tuple[str, ...] | None, tuple[RemoteKv, ...] | None]
 
 
@@ -31,30 +37,50 @@ def parse(service: Service, params: dict[str, Any] | None, prompts: list[Prompt]
         if n != 1:
             raise invalid(f"n: a request with {PARAM} for a prefill worker must have n 1", param="n")
         return _ids(secrets.token_hex(16), len(prompts)), None
+    tokens = sum(len(prompt.tokens) for prompt in prompts)
     if not params.get("do_remote_prefill"):
         if role == "decode":
-            service.metrics.fell_back()
+            service.metrics.fell_back("no_offer", tokens=tokens)
         return None, None
     if role != "decode":
         raise invalid(f"{PARAM}: this worker has role {role} and fetches no KV", param=PARAM)
-    remote = _offered(params, prompts)
-    if isinstance(remote, str):
-        service.metrics.kv_failed(remote)
-        service.metrics.fell_back()
+    try:
+        return None, _offered(service, params, prompts)
+    except KvRefusedError as error:
+        service.metrics.kv_failed(error.reason)
+        service.metrics.fell_back(error.reason, tokens=tokens)
         return None, None
-    return None, remote
 
 
-def _offered(params: dict[str, Any], prompts: list[Prompt]) -> tuple[RemoteKv, ...] | str:
-    """Where the KV of each prompt is, or why the offer cannot be right."""
+def _offered(service: Service, params: dict[str, Any], prompts: list[Prompt]) -> tuple[RemoteKv, ...]:
+    """Where the KV of each prompt is. Raises `KvRefusedError` for an offer that cannot be right."""
+    try:
+        check_identity(params.get("remote_identity"), service.loaded.kv_identity)
+    except KvRefusedError as error:
+        if service.refused_handoff is None:
+            log.warning(
+                "this worker and the prefill worker do not fit together: prompts are prefilled here",
+                extra={"reason": error.reason, "detail": str(error)},
+            )
+        service.refused_handoff = RefusedHandoff(reason=error.reason, message=str(error))
+        raise
+    service.refused_handoff = None
     host, port, kv_id = params.get("remote_host"), params.get("remote_port"), params.get("remote_request_id")
+    token, lease = params.get("remote_token"), params.get("remote_lease_seconds")
     if not isinstance(host, str) or not isinstance(port, int) or not isinstance(kv_id, str):
-        return "params"
-    if not host or not 0 < port < 65536 or not kv_id.isalnum():
-        return "params"
+        raise KvRefusedError("params", "host, port or id is missing")
+    if not isinstance(token, str) or not isinstance(lease, int | float):
+        raise KvRefusedError("params", "token or lease is missing")
+    if not host or not 0 < port < 65536 or not kv_id.isalnum() or not token.isalnum():
+        raise KvRefusedError("params", "host, port, id or token cannot be right")
+    if not (math.isfinite(lease) and 0 < lease <= LONGEST_LEASE_SECONDS):
+        raise KvRefusedError("params", f"a lease of {lease} s")
     if params.get("remote_num_tokens") != sum(len(prompt.tokens) for prompt in prompts):
-        return "tokens"
-    return tuple(RemoteKv(host=host, port=port, kv_id=one) for one in _ids(kv_id, len(prompts)))
+        raise KvRefusedError("tokens", "the prompt has another number of tokens there")
+    return tuple(
+        RemoteKv(host=host, port=port, kv_id=one, token=token, lease_seconds=float(lease))
+        for one in _ids(kv_id, len(prompts))
+    )
 
 
 def _ids(base: str, count: int) -> tuple[str, ...]:
@@ -66,7 +92,7 @@ def offer(service: Service, job: Job) -> dict[str, Any]:
     """What a prefill worker adds to its answer; nothing for other requests."""
     if job.keep_kv is None:
         return {}
-    settings = service.settings
+    settings, loaded = service.settings, service.loaded
     return {
         PARAM: {
             "do_remote_prefill": True,
@@ -77,5 +103,7 @@ def offer(service: Service, job: Job) -> dict[str, Any]:
             "remote_port": settings.port,
             "remote_num_tokens": job.prompt_tokens,
             "remote_lease_seconds": settings.lease_seconds,
+            "remote_token": loaded.kv_key.token(job.keep_kv[0]),
+            "remote_identity": asdict(loaded.kv_identity),
         }
     }

@@ -1,21 +1,20 @@
-"""`GET /kv/{id}` and `DELETE /kv/{id}`: the prefill worker's side of a hand-off."""
+"""`/kv/{id}`: the prefill worker's side of a hand-off. Whoever asks must show the token of the offer.
+
+GET sends the KV from token `first`, POST to `/kv/{id}/lease` renews the lease, DELETE ends it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Iterator
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tandem_serve.engine.transfer.identity import TOKEN_HEADER
 from tandem_serve.engine.transfer.lease import Lease
-from tandem_serve.http.errors import ApiError
+from tandem_serve.http.errors import ApiError, invalid
 from tandem_serve.service import Service
-
-_PIECE = 1 << 18
-_SMALL = 1 << 16
 
 
 def router(service: Service) -> APIRouter:
@@ -23,84 +22,96 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/kv/{kv_id}")
-    async def fetch(kv_id: str) -> Response:
+    async def fetch(request: Request, kv_id: str, first: int = 0) -> Response:
+        token = _checked(service, request, kv_id)
         lease = service.loaded.leases.open(kv_id)
         if lease is None:
-            raise ApiError(404, "This KV is not kept here (any more).", code="kv_gone")
-        return _KvResponse(service, lease)
+            raise _gone()
+        if not 0 <= first < len(lease.prompt) - 1:
+            service.loaded.leases.close(lease)
+            raise invalid(f"first: token {first} is not before the last one of this prompt", param="first")
+        return _KvResponse(service, lease, first, token)
+
+    @routes.post("/kv/{kv_id}/lease")
+    async def renew(request: Request, kv_id: str) -> Response:
+        _checked(service, request, kv_id)
+        if not service.loaded.leases.renew(kv_id):
+            raise _gone()
+        return Response(status_code=204)
 
     @routes.delete("/kv/{kv_id}")
-    async def free(kv_id: str) -> Response:
+    async def free(request: Request, kv_id: str) -> Response:
+        _checked(service, request, kv_id)
         if not service.loaded.leases.delete(kv_id):
-            raise ApiError(404, "This KV is not kept here (any more).", code="kv_gone")
+            raise _gone()
         return Response(status_code=204)
 
     return routes
 
 
+def _checked(service: Service, request: Request, kv_id: str) -> str:
+    """The token that was shown. Raises a 403 when it is not that of the offer, whether or not there is one."""
+    shown = request.headers.get(TOKEN_HEADER, "")
+    if not service.loaded.kv_key.fits(kv_id, shown):
+        service.metrics.kv_failed("forbidden")
+        raise ApiError(403, f"{TOKEN_HEADER}: this is not the token of this KV.", code="kv_token")
+    return shown
+
+
+def _gone() -> ApiError:
+    return ApiError(404, "This KV is not kept here (any more).", code="kv_gone")
+
+
 class _KvResponse(Response):
-    """Sends views of the KV memory piece by piece; the lease stays open until the end."""
+    """Sends segment by segment while a thread prepares the next; the lease stays open until the end."""
 
     media_type = "application/octet-stream"
 
-    def __init__(self, service: Service, lease: Lease) -> None:
+    def __init__(self, service: Service, lease: Lease, first: int, token: str) -> None:
         self._service = service
         self._lease = lease
-        self._kv = service.loaded.encode_kv(lease)
+        self._kv = service.loaded.send_kv(lease, first, token)
         super().__init__(None)
-        self._hasher = hashlib.sha256(self._kv.header)
-        size = len(self._kv.header) + self._kv.data_bytes + self._hasher.digest_size
-        self.headers["content-length"] = str(size)
+        self.headers["content-length"] = str(self._kv.size)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """See the ASGI specification."""
         gone = asyncio.ensure_future(_disconnected(receive))
+        sent = False
         try:
             async with asyncio.timeout(self._service.settings.pull_timeout):
                 sent = await self._send_all(send, gone)
         except TimeoutError:
-            sent = False
+            pass
         finally:
             gone.cancel()
             self._service.loaded.leases.close(self._lease)
-        if sent:
-            tokens = len(self._lease.prompt)
-            self._service.metrics.kv_moved("sent", tokens=tokens, nbytes=self._kv.data_bytes)
-        else:  # the answer stays incomplete, which closes the connection
-            self._service.metrics.kv_failed("not_taken")
+            if not sent:  # the answer stays incomplete, which closes the connection
+                self._service.metrics.kv_failed("not_taken")
 
     async def _send_all(self, send: Send, gone: asyncio.Future[None]) -> bool:
         """Whether everything was handed to a receiver that was still there."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self._kv.header, "more_body": True})
-        for piece in _pieces(self._kv.planes):
-            if gone.done():
-                return False
-            self._hasher.update(piece)
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": self._hasher.digest()})
+        upcoming = self._prepare(0)
+        try:
+            for number in range(self._kv.parts):
+                data, mac = await asyncio.shield(upcoming)
+                if number + 1 < self._kv.parts:
+                    upcoming = self._prepare(number + 1)
+                if gone.done():
+                    return False
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+                await send({"type": "http.response.body", "body": mac, "more_body": True})
+                self._service.metrics.kv_moved("sent", tokens=0, nbytes=len(data))
+        finally:
+            await asyncio.wait([upcoming])  # it reads the memory of the lease
+        await send({"type": "http.response.body", "body": b""})
+        self._service.metrics.kv_moved("sent", tokens=self._kv.tokens, nbytes=0)
         return True
 
-
-def _pieces(planes: Iterator[memoryview]) -> Iterator[bytes | memoryview]:
-    """Cuts long views without a copy; short ones are joined, because every piece costs a turn of the event loop."""
-    small: list[memoryview] = []
-    size = 0
-    for plane in planes:
-        if len(plane) < _SMALL:
-            small.append(plane)
-            size += len(plane)
-            if size < _PIECE:
-                continue
-        if small:
-            yield b"".join(small)
-            small, size = [], 0
-            if len(plane) < _SMALL:
-                continue
-        for start in range(0, len(plane), _PIECE):
-            yield plane[start : start + _PIECE]
-    if small:
-        yield b"".join(small)
+    def _prepare(self, number: int) -> asyncio.Future[tuple[memoryview, bytes]]:
+        return asyncio.ensure_future(asyncio.to_thread(self._kv.segment, number))
 
 
 async def _disconnected(receive: Receive) -> None:

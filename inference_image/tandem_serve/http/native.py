@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -68,7 +69,10 @@ def _health(service: Service) -> Response:
     retry = {"Retry-After": "5"}
     if service.status is Status.READY:
         facts = service.loaded.facts
-        return JSONResponse({"status": "healthy", "model_loaded": True, "device": facts.device})
+        healthy: dict[str, Any] = {"status": "healthy", "model_loaded": True, "device": facts.device}
+        if service.refused_handoff is not None:
+            healthy["refused_handoff"] = asdict(service.refused_handoff)
+        return JSONResponse(healthy)
     body: dict[str, Any] = {"status": str(service.status), "model_loaded": service.model_loaded}
     if service.status is Status.LOADING:
         body |= {"message": "Model not loaded", **service.loading()}

@@ -45,7 +45,7 @@ def make_job(
     keep_kv, remote = handoff.parse(service, body.kv_transfer_params, found, n=n, stream=bool(body.stream))
     if remote is not None and sampling.prompt_logprobs is not None:
         remote = None  # the log probabilities of a prompt take its computation
-        service.metrics.fell_back()
+        service.metrics.fell_back("prompt_logprobs", tokens=sum(len(prompt.tokens) for prompt in found))
     return Job(
         request_id=request_id,
         prompts=found,

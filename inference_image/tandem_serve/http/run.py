@@ -95,7 +95,7 @@ def start(service: Service, job: Job) -> Generation:
                     sampling=job.sampling if seed is None or copy == 0 else _reseeded(job.sampling, seed + copy),
                     deadline=deadline,
                     keep_kv=None if job.keep_kv is None else job.keep_kv[number],
-                    remote=None if job.remote is None else replace(job.remote[number], copies=job.n),
+                    remote=None if job.remote is None else job.remote[number],
                 )
             )
     generation = service.start(requests)

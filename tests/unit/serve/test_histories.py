@@ -88,7 +88,7 @@ class History:
             sampling=SamplingParams(max_tokens=1 + choice % MOST_NEW, temperature=0, ignore_eos=True),
             deadline=self.now + 4 if kind % 4 == 3 else None,
             keep_kv="k" if kind % 5 == 1 else None,
-            remote=RemoteKv(host="h", port=1, kv_id="k") if kind % 5 == 2 else None,
+            remote=RemoteKv(host="h", port=1, kv_id="k", token="t", lease_seconds=30) if kind % 5 == 2 else None,
         )
         self.asked[number], self.text_of[number], self.tokens[number] = request, text, []
         self.engine.add(request)

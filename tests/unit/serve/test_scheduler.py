@@ -197,14 +197,29 @@ def test_without_reuse_everything_is_computed() -> None:
     assert shown(plans.plan()) == [(0, 0, 64, True), (1, 0, 64, True)]
 
 
+REMOTE = RemoteKv(host="h", port=1, kv_id="k", token="t", lease_seconds=30)
+
+
 def test_a_sequence_that_waits_for_its_kv_holds_memory_but_no_place_in_the_step() -> None:
     plans = scheduler()
-    plans.add(sequence(0, 10, remote=RemoteKv(host="h", port=1, kv_id="k")))
+    plans.add(sequence(0, 30, remote=REMOTE))
     (admitted,) = plans.admit()
-    assert admitted.stage is Stage.PULLING
+    assert (admitted.stage, admitted.pull_from) == (Stage.PULLING, 0)
     assert plans.plan() == ()
-    admitted.stage, admitted.computed = Stage.RUNNING, 9
-    assert [(chunk.start, chunk.count, chunk.samples) for chunk in plans.plan()] == [(9, 1, True)]
+    admitted.stage, admitted.computed = Stage.RUNNING, 29
+    assert [(chunk.start, chunk.count, chunk.samples) for chunk in plans.plan()] == [(29, 1, True)]
+
+
+def test_of_a_prompt_that_is_partly_in_memory_only_the_rest_is_fetched() -> None:
+    plans = scheduler(budget=200)
+    plans.add(sequence(0, LONG[:33]))
+    plans.admit()
+    advance(plans, plans.plan())
+    plans.add(sequence(1, LONG, remote=REMOTE))
+    plans.add(sequence(2, LONG[:40], remote=REMOTE))
+    partly, wholly = plans.admit()
+    assert (partly.stage, partly.pull_from) == (Stage.PULLING, 32)
+    assert (wholly.stage, wholly.pull_from) == (Stage.RUNNING, None)
 
 
 def test_a_budget_below_the_running_sequences_is_refused() -> None:

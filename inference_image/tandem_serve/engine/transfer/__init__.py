@@ -1,1 +1,1 @@
-"""The hand-off of KV from a prefill worker to a decode worker: bytes, lease, pull."""
+"""The hand-off of KV from a prefill worker to a decode worker: identity, bytes, lease, pull."""

@@ -1,10 +1,10 @@
-"""KV that a prefill worker keeps for a decode worker, until that one has it or a time is over."""
+"""KV that a prefill worker keeps for a decode worker, until that one has it or is not heard of any more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from tandem_serve.engine.kv_cache import SequenceKv
@@ -21,13 +21,17 @@ class Lease:
     ended: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class KvEncoding:
-    """A lease as it is sent: header, then `data_bytes` of tensors, piece by piece."""
+class KvSender(Protocol):
+    """A lease as it goes over the wire: a header, then `parts` segments, each with its MAC."""
 
     header: bytes
-    data_bytes: int
-    planes: Iterator[memoryview]
+    size: int
+    """Bytes of all."""
+    tokens: int
+    parts: int
+
+    def segment(self, number: int) -> tuple[memoryview, bytes]:
+        """Bytes and MAC of a segment; good until the next but one is asked for. May run in any thread."""
 
 
 class LeaseStore:
@@ -46,12 +50,20 @@ class LeaseStore:
         """Keeps a KV from now on."""
         self._leases[kv_id] = Lease(kv=kv, prompt=prompt, expires=self._clock() + self.seconds)
 
+    def renew(self, kv_id: str) -> bool:
+        """The decode worker still wants it: the lease begins anew. False when there is none (any more)."""
+        lease = self._leases.get(kv_id)
+        if lease is None or lease.expires <= self._clock():
+            return False
+        lease.expires = self._clock() + self.seconds
+        return True
+
     def open(self, kv_id: str) -> Lease | None:
         """A lease to read from, None when there is none (any more). `close` must follow."""
-        self.expire()
-        lease = self._leases.get(kv_id)
-        if lease is not None:
-            lease.readers += 1
+        if not self.renew(kv_id):
+            return None
+        lease = self._leases[kv_id]
+        lease.readers += 1
         return lease
 
     def close(self, lease: Lease) -> None:

@@ -1,32 +1,30 @@
-"""A decode worker fetches KV from a prefill worker, once the sequence has its memory.
+"""A decode worker's offers: it keeps their leases alive, fetches once a sequence has its memory, and lets go.
 
-What can go wrong ends in a local prefill, with a reason for the metrics; wrong bytes are never taken over.
+What can go wrong ends in a local prefill of what has not come, with a reason for the metrics; wrong bytes are never
+taken over.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import aiohttp
-
-from tandem_serve.engine.kv_cache import KvLayout, SequenceKv
-from tandem_serve.engine.transfer import wire
-from tandem_serve.engine.transfer.wire import KvIdentity, KvMessage, KvRefusedError
+from tandem_serve.engine.transfer.fetch import Source
+from tandem_serve.engine.transfer.identity import KvRefusedError
+from tandem_serve.engine.transfer.wire import KvPart
 from tandem_serve.engine.types import RemoteKv, SequenceRequest, Update
 
 log = logging.getLogger(__name__)
-_STALL_SECONDS = 5.0
+HEARTBEATS_PER_LEASE = 3
 
 
 class Adopter(Protocol):
     """What the puller needs of the engine."""
 
-    def adopt(self, seq_id: int, copy_into: Callable[[SequenceKv, int], None]) -> None:
+    def adopt(self, seq_id: int, part: KvPart) -> None:
         """Takes over KV."""
 
     def prefill_locally(self, seq_id: int) -> None:
@@ -37,156 +35,177 @@ class PullMetrics(Protocol):
     """What the puller counts."""
 
     def kv_moved(self, direction: str, *, tokens: int, nbytes: int) -> None:
-        """A hand-off came."""
+        """KV came."""
 
     def kv_failed(self, reason: str) -> None:
-        """One did not."""
+        """A hand-off failed."""
 
-    def fell_back(self) -> None:
-        """A prompt is prefilled here."""
+    def fell_back(self, reason: str, *, tokens: int) -> None:
+        """So many tokens of a prompt are computed here instead."""
+
+
+class _Fetch:
+    """A running download and what has come of it; the copies (`n`) of a prompt share it."""
+
+    def __init__(self) -> None:
+        self.parts: list[KvPart] = []
+        self.error: KvRefusedError | None = None
+        self.ended = False
+        self._news = asyncio.Event()
+
+    def tell(self) -> None:
+        """Something has changed."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def follow(self) -> AsyncIterator[KvPart]:
+        """All parts, as they come. Raises `KvRefusedError` after the last one of a download that failed."""
+        seen = 0
+        while True:
+            while seen < len(self.parts):
+                yield self.parts[seen]
+                seen += 1
+            if self.error is not None:
+                raise self.error
+            if self.ended:
+                return
+            await self._news.wait()
 
 
 @dataclass
-class _Pull:
-    """One fetch, shared by the copies (`n`) of a prompt."""
+class _Offer:
+    """KV at a prefill worker, the sequences that have not got it yet, and what works for them."""
 
-    task: asyncio.Task[KvMessage]
-    left: int
-    handed: set[int] = field(default_factory=set)
+    remote: RemoteKv
+    heart: asyncio.Task[None]
+    waiting: set[int] = field(default_factory=set)
+    fetches: dict[int, tuple[_Fetch, asyncio.Task[None]]] = field(default_factory=dict)
+    """By the first token."""
 
 
 class KvPuller:
-    """Fetches for the sequences of one engine; belongs to one event loop."""
+    """The offers to the sequences of one engine; belongs to one event loop. `sleep` waits between heartbeats."""
 
     def __init__(
         self,
         *,
-        session: aiohttp.ClientSession,
+        source: Source,
         engine: Adopter,
         metrics: PullMetrics,
-        who: KvIdentity,
-        layout: KvLayout,
-        timeout: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._session = session
+        self._source = source
         self._engine = engine
         self._metrics = metrics
-        self._who = who
-        self._layout = layout
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=2.0, sock_read=_STALL_SECONDS)
-        self._pulls: dict[str, _Pull] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._sleep = sleep
+        self._offers: dict[str, _Offer] = {}
+        self._followers: dict[int, asyncio.Task[None]] = {}
+        self._behind: set[asyncio.Task[None]] = set()
 
-    def on_update(self, request: SequenceRequest, update: Update) -> None:
-        """Follows the news of every sequence: begins when memory is there, gives up when the sequence ends."""
+    def __len__(self) -> int:
+        """Offers that are not done with."""
+        return len(self._offers)
+
+    def on_start(self, request: SequenceRequest) -> None:
+        """A sequence comes into the queue: from now on its KV is kept alive."""
         remote = request.remote
         if remote is None:
             return
-        if update.started and update.finish is None:
-            self._spawn(self._serve(request, remote, self._entry(request, remote)))
-        elif update.finish is not None:
-            entry = self._pulls.get(remote.kv_id)
-            if entry is not None and request.seq_id not in entry.handed:
-                self._one_less(remote, entry, request.seq_id)
+        offer = self._offers.get(remote.kv_id)
+        if offer is None:
+            offer = self._offers[remote.kv_id] = _Offer(remote, asyncio.ensure_future(self._beat(remote)))
+        offer.waiting.add(request.seq_id)
+
+    def on_update(self, request: SequenceRequest, update: Update) -> None:
+        """Follows a sequence: fetches when its memory is there, lets go when nothing is missing or it has ended."""
+        remote = request.remote
+        offer = self._offers.get(remote.kv_id) if remote is not None else None
+        if offer is None or request.seq_id not in offer.waiting:
+            return
+        if update.finish is not None or (update.started and update.pull_from is None):
+            follower = self._followers.get(request.seq_id)
+            if follower is not None:
+                follower.cancel()
+            self._done(offer, request.seq_id)
+        elif update.pull_from is not None:
+            follower = asyncio.ensure_future(self._serve(request, offer, update.pull_from))
+            self._followers[request.seq_id] = follower
+            follower.add_done_callback(lambda _: self._followers.pop(request.seq_id, None))
 
     async def close(self) -> None:
-        """Ends all fetches."""
-        for task in (*(pull.task for pull in self._pulls.values()), *self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Ends everything; prefill workers are still told."""
+        followers = list(self._followers.values())
+        for follower in followers:
+            follower.cancel()
+        for offer in list(self._offers.values()):
+            self._drop(offer)
+        await asyncio.gather(*followers, *self._behind, return_exceptions=True)
 
-    def _entry(self, request: SequenceRequest, remote: RemoteKv) -> _Pull:
-        entry = self._pulls.get(remote.kv_id)
-        if entry is None:
-            task = asyncio.ensure_future(self._fetch(remote, request.prompt))
-            entry = self._pulls[remote.kv_id] = _Pull(task, left=remote.copies)
-        return entry
-
-    async def _serve(self, request: SequenceRequest, remote: RemoteKv, entry: _Pull) -> None:
+    async def _serve(self, request: SequenceRequest, offer: _Offer, first: int) -> None:
+        missing = len(request.prompt) - 1 - first
         try:
-            message = await asyncio.shield(entry.task)
+            async for part in self._fetch(offer, request.prompt, first).follow():
+                self._engine.adopt(request.seq_id, part)
+                missing -= part.count
         except KvRefusedError as error:
             log.warning(
                 "the KV could not be taken over; prefilling here",
-                extra={"request_id": request.request_id, "reason": error.reason, "detail": str(error)},
+                extra={
+                    "request_id": request.request_id,
+                    "reason": error.reason,
+                    "detail": str(error),
+                    "tokens": missing,
+                },
             )
-            self._metrics.fell_back()
+            self._metrics.fell_back(error.reason, tokens=missing)
             self._engine.prefill_locally(request.seq_id)
-        else:
-            self._engine.adopt(request.seq_id, message.copy_into)
-        if request.seq_id not in entry.handed:
-            self._one_less(remote, entry, request.seq_id)
+        self._done(offer, request.seq_id)
 
-    def _one_less(self, remote: RemoteKv, entry: _Pull, seq_id: int) -> None:
-        entry.handed.add(seq_id)
-        entry.left -= 1
-        if entry.left > 0:
-            return
-        self._pulls.pop(remote.kv_id, None)
-        entry.task.cancel()
-        self._spawn(self._free(remote))
+    def _fetch(self, offer: _Offer, prompt: tuple[int, ...], first: int) -> _Fetch:
+        if first not in offer.fetches:
+            fetch = _Fetch()
+            task = asyncio.ensure_future(self._download(fetch, offer.remote, prompt, first))
+            offer.fetches[first] = (fetch, task)
+        return offer.fetches[first][0]
 
-    async def _fetch(self, remote: RemoteKv, prompt: tuple[int, ...]) -> KvMessage:
+    async def _download(self, fetch: _Fetch, remote: RemoteKv, prompt: tuple[int, ...], first: int) -> None:
         try:
-            message = await self._download(remote, prompt)
+            async for part in self._source.parts(remote, prompt, first):
+                fetch.parts.append(part)
+                self._metrics.kv_moved("received", tokens=part.count, nbytes=part.data.nbytes)
+                fetch.tell()
         except KvRefusedError as error:
-            self._metrics.kv_failed(error.reason)
-            raise
+            fetch.error = error
         except Exception as error:  # whatever it is, the sequence must go on
             log.exception("a pull failed in an unforeseen way")
-            self._metrics.kv_failed("internal")
-            raise KvRefusedError("internal", type(error).__name__) from error
-        self._metrics.kv_moved("received", tokens=message.tokens, nbytes=len(message.data))
-        return message
+            fetch.error = KvRefusedError("internal", type(error).__name__)
+        if fetch.error is not None:
+            self._metrics.kv_failed(fetch.error.reason)
+        fetch.ended = True
+        fetch.tell()
 
-    async def _download(self, remote: RemoteKv, prompt: tuple[int, ...]) -> KvMessage:
-        try:
-            async with self._session.get(_url(remote), timeout=self._timeout) as answer:
-                if answer.status != 200:
-                    reason = "gone" if answer.status == 404 else "status"
-                    raise KvRefusedError(reason, f"the prefill worker answered {answer.status}")
-                buffer, digest = await self._read(answer, prompt)
-        except TimeoutError as error:
-            raise KvRefusedError("timeout", f"{remote.host}:{remote.port} is too slow") from error
-        except aiohttp.ClientPayloadError as error:
-            raise KvRefusedError("cut", str(error)) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise KvRefusedError("connect", str(error)) from error
-        return wire.decode(buffer, digest=digest, want=self._who, layout=self._layout, prompt=prompt)
+    async def _beat(self, remote: RemoteKv) -> None:
+        """Renews the lease until nobody waits for the KV any more, or it is gone."""
+        while True:
+            await self._sleep(remote.lease_seconds / HEARTBEATS_PER_LEASE)
+            if not await self._source.renew(remote):
+                return
 
-    async def _read(self, answer: aiohttp.ClientResponse, prompt: tuple[int, ...]) -> tuple[bytearray, bytes]:
-        """Reads the announced bytes into one buffer; the hash is computed on the way."""
-        size = answer.content_length or 0
-        most = wire.expected_bytes(self._layout, len(prompt)) + wire.MAX_HEADER_BYTES
-        if not wire.TRAILER_BYTES < size <= most:
-            raise KvRefusedError("size", f"{size} bytes announced, at most {most} wanted")
-        buffer, hasher, place = bytearray(size), hashlib.sha256(), 0
-        hashed = size - wire.TRAILER_BYTES
-        async for chunk in answer.content.iter_any():
-            end = place + len(chunk)
-            if end > size:
-                raise KvRefusedError("size", "more bytes came than were announced")
-            buffer[place:end] = chunk
-            if place < hashed:
-                hasher.update(chunk if end <= hashed else memoryview(chunk)[: hashed - place])
-            place = end
-        if place != size:
-            raise KvRefusedError("cut", f"{place} of {size} bytes came")
-        return buffer, hasher.digest()
+    def _done(self, offer: _Offer, seq_id: int) -> None:
+        offer.waiting.discard(seq_id)
+        if not offer.waiting:
+            self._drop(offer)
 
-    async def _free(self, remote: RemoteKv) -> None:
-        try:
-            async with self._session.delete(_url(remote), timeout=self._timeout):
-                pass
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            log.debug("the prefill worker could not be told to free its KV", extra={"detail": str(error)})
+    def _drop(self, offer: _Offer) -> None:
+        if self._offers.get(offer.remote.kv_id) is not offer:
+            return
+        del self._offers[offer.remote.kv_id]
+        offer.heart.cancel()
+        for _, task in offer.fetches.values():
+            task.cancel()
+        self._later(self._source.free(offer.remote))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-def _url(remote: RemoteKv) -> str:
-    host = f"[{remote.host}]" if ":" in remote.host else remote.host
-    return f"http://{host}:{remote.port}/kv/{remote.kv_id}"
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
