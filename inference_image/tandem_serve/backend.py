@@ -13,6 +13,7 @@ import aiohttp
 from tandem_serve.engine import device as devices
 from tandem_serve.engine.client import EngineClient
 from tandem_serve.engine.core import EngineCore
+from tandem_serve.engine.grammar import GrammarCompiler
 from tandem_serve.engine.kv_cache import KvLayout, KvMemory
 from tandem_serve.engine.loader import LoadedModel, LoadOptions, load
 from tandem_serve.engine.progress import LoadProgress
@@ -89,6 +90,7 @@ def build_core(settings: Settings, model: LoadedModel, *, clock: Callable[[], fl
             prefix_reuse=settings.prefix_reuse,
         ),
         decode=codec.decoder(),
+        decode_special=codec.decoder(skip_special=False),
         eos_ids=model.eos_ids,
         clock=clock,
     )
@@ -169,6 +171,11 @@ def connect(engine: Engine, service: Service, session: aiohttp.ClientSession) ->
             max_queue=settings.config.max_queue,
             on_start=puller.on_start,
             on_update=on_update,
+        ),
+        grammars=GrammarCompiler(
+            engine.core.model.tokenizer,
+            vocab_size=engine.core.facts.vocab_size,
+            eos_ids=engine.core.model.eos_ids,
         ),
         stats=thread.stats,
         stuck_for=thread.stuck_for,

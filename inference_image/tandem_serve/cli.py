@@ -50,6 +50,8 @@ _COUNT = click.IntRange(min=1)
 @click.option("--stuck-seconds", type=click.FloatRange(min=1), default=STUCK_SECONDS, show_default=True,
               help="A step of the model that takes longer means a stuck device: the server ends.")  # fmt: skip
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
+@click.option("--tool-call-format", type=click.Choice(["hermes", "llama3_json", "mistral"]),
+              help="How the model writes calls of tools. Default: as its chat template tells.")  # fmt: skip
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="Default: text on a terminal, else json.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--disable-prefix-cache", is_flag=True, help="Compute every prompt anew, also known beginnings.")
@@ -96,6 +98,7 @@ def settings_from(flags: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
         trust_remote_code=flags["trust_remote_code"],
         api_key_file=flags["api_key_file"],
         stuck_seconds=flags["stuck_seconds"],
+        tool_call_format=flags["tool_call_format"],
     )
 
 

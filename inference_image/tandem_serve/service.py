@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from tandem_serve.engine.client import EngineClient, Generation, QueueFullError
+from tandem_serve.engine.grammar import GrammarCompiler
 from tandem_serve.engine.text import TextCodec
 from tandem_serve.engine.transfer.identity import KvIdentity, WorkerKey
 from tandem_serve.engine.transfer.lease import KvSender, Lease, LeaseStore
@@ -57,6 +58,7 @@ class Backend:
     facts: ModelFacts
     codec: TextCodec
     client: EngineClient
+    grammars: GrammarCompiler
     stats: EngineStats
     stuck_for: Callable[[], float]
     leases: LeaseStore

@@ -34,6 +34,8 @@ class Settings:
     prefix_reuse: bool = True
     advertise_host: str = "127.0.0.1"
     trust_remote_code: bool = False
+    tool_call_format: str | None = None
+    """How the model writes calls of tools; None: as its chat template tells."""
     lease_seconds: float = 30.0
     pull_timeout: float = 30.0
     pull_stall_seconds: float = 5.0

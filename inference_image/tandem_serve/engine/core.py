@@ -39,6 +39,7 @@ class EngineCore:
         memory: KvMemory,
         limits: SchedulerLimits,
         decode: Decode,
+        decode_special: Decode,
         eos_ids: frozenset[int],
         clock: Callable[[], float],
     ) -> None:
@@ -48,15 +49,19 @@ class EngineCore:
         self._memory = memory
         self._pace = Pace()
         self._decode = decode
+        self._decode_special = decode_special
         self._eos_ids = eos_ids
         self._clock = clock
 
     # ---- commands -------------------------------------------------------------------------------------------------
     def add(self, request: SequenceRequest) -> None:
         """Queues a sequence; the caller has checked that it fits into the empty memory."""
-        sequence = Sequence(request, decoder=TextDecoder.for_request(request, self._decode))
+        decode = self._decode if request.sampling.skip_special_tokens else self._decode_special
+        sequence = Sequence(request, decoder=TextDecoder.for_request(request, decode))
         if request.sampling.temperature > 0:
             sequence.generator = sampling.make_generator(request.sampling.seed, self.runner.device)
+        if request.sampling.grammar is not None:
+            sequence.grammar = request.sampling.grammar.start()
         self.scheduler.add(sequence)
 
     def cancel(self, seq_id: int) -> Update | None:
@@ -171,31 +176,38 @@ class EngineCore:
     @torch.inference_mode()
     def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Update]:
         params = [sequence.request.sampling for sequence in sequences]
-        changed = self._changed(logits, sequences)
-        tokens = sampling.sample(changed, params, [sequence.generator for sequence in sequences])
+        own = self._change(logits, sequences)
+        tokens = sampling.sample(logits, params, [sequence.generator for sequence in sequences])
         updates = []
         for row, (sequence, param, token) in enumerate(zip(sequences, params, tokens, strict=True)):
             logprobs: tuple[TokenLogprob, ...] = ()
             if param.logprobs is not None:
-                logprobs = (sampling.token_logprob(logits[row], token, param.logprobs),)
+                logprobs = (sampling.token_logprob(own.get(row, logits[row]), token, param.logprobs),)
             updates.append(self._commit_safely(sequence, token, logprobs))
         return updates
 
-    def _changed(self, logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-        """The logits that tokens are chosen by; reported log probabilities stay those of the model."""
-        changed = logits
+    def _change(self, logits: torch.Tensor, sequences: list[Sequence]) -> dict[int, torch.Tensor]:
+        """Turns the model's logits, in place, into those that tokens are chosen by.
+
+        Returns the model's own rows where they are still wanted: reported log probabilities stay those of the model.
+        """
+        own: dict[int, torch.Tensor] = {}
         for row, sequence in enumerate(sequences):
-            param = sequence.request.sampling
+            param, grammar = sequence.request.sampling, sequence.grammar
             too_early = sequence.generated < param.min_tokens
-            if not too_early and not param.changes_logits:
+            if not too_early and not param.changes_logits and grammar is None:
                 continue
-            changed = logits.clone() if changed is logits else changed
+            if param.logprobs is not None:
+                own[row] = logits[row].clone()
             if param.changes_logits:
                 prompt, generated = sequence.tokens[: sequence.prompt_len], sequence.tokens[sequence.prompt_len :]
-                sampling.change_logits(changed[row], param, prompt=prompt, generated=generated)
-            if too_early:
-                sampling.forbid(changed[row], sorted(self._eos_ids | set(param.stop_token_ids)))
-        return changed
+                sampling.change_logits(logits[row], param, prompt=prompt, generated=generated)
+            ends = sorted(self._eos_ids | set(param.stop_token_ids)) if too_early else []
+            if grammar is not None:
+                sampling.forbid_where(logits[row], grammar.forbidden(ends))
+            else:
+                sampling.forbid(logits[row], ends)
+        return own
 
     def _commit_safely(self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]) -> Update:
         """A failure with one sequence ends that one only."""
@@ -220,8 +232,12 @@ class EngineCore:
             text, finish = sequence.decoder.flush(), FinishReason.STOP
         else:
             text, found = sequence.decoder.push(token)
+            if sequence.grammar is not None and found is None:
+                sequence.grammar.accept(token)
             if found is not None:
                 finish = FinishReason.STOP
+            elif sequence.grammar is not None and sequence.grammar.complete:
+                text, finish = text + sequence.decoder.flush(), FinishReason.STOP
             elif sequence.generated >= params.max_tokens:
                 text, finish = text + sequence.decoder.flush(), FinishReason.LENGTH
         news = {"text": text, "token_ids": (token,), "logprobs": logprobs, "prompt_logprobs": prompt}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from tandem_serve.engine.types import SamplingParams, TokenLogprob
@@ -76,6 +78,11 @@ def change_logits(logits: Tensor, params: SamplingParams, *, prompt: list[int], 
 def forbid(logits: Tensor, tokens: list[int]) -> None:
     """Makes `tokens` impossible in one row of logits, in place."""
     logits[tokens] = float("-inf")
+
+
+def forbid_where(logits: Tensor, forbidden: NDArray[np.bool_]) -> None:
+    """The same for a whole row of choices, one per token."""
+    logits.masked_fill_(torch.from_numpy(forbidden).to(logits.device), float("-inf"))
 
 
 def token_logprob(logits: Tensor, token: int, alternatives: int) -> TokenLogprob:

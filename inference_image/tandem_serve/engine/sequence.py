@@ -10,6 +10,7 @@ from tandem_serve.engine.blocks import BLOCK_TOKENS
 from tandem_serve.engine.types import SequenceRequest, TokenLogprob
 
 if TYPE_CHECKING:
+    from tandem_serve.engine.grammar import GrammarState
     from tandem_serve.engine.kv_cache import SequenceKv
 
 
@@ -36,6 +37,7 @@ class Sequence:
         "computed",
         "decoder",
         "generator",
+        "grammar",
         "kv",
         "prompt_logprobs",
         "registered",
@@ -55,6 +57,7 @@ class Sequence:
         self.kv: SequenceKv | None = None
         self.decoder = decoder
         self.generator: Any = None
+        self.grammar: GrammarState | None = None
         self.prompt_logprobs: list[TokenLogprob | None] = []
         self._digests: list[bytes] = []
 
@@ -87,7 +90,7 @@ class Sequence:
     def reusable(self) -> int:
         """Leading blocks whose KV may come from others: all full ones before the last prompt token.
 
-        Not when the prompt's log probabilities are wanted, which take its computation, nor when its KV is fetched.
+        Not when the prompt's log probabilities are wanted, which take its computation.
         """
         if self.request.sampling.prompt_logprobs is not None:
             return 0

@@ -65,7 +65,22 @@ class TextCodec:
             for special in (True, False)
         )
 
-    def encode_chat(self, messages: list[dict[str, Any]], template: Mapping[str, Any]) -> tuple[int, ...]:
+    def template_for_tools(self) -> str:
+        """The chat template that renders messages with tools; empty when there is none."""
+        return str(self._tokenizer.get_chat_template(tools=[])) if self.has_chat_template else ""
+
+    def special_token(self, text: str) -> int | None:
+        """The special token that is written so, if there is one."""
+        added = self._tokenizer.added_tokens_decoder
+        return next((token for token, one in added.items() if one.special and one.content == text), None)
+
+    def encode_chat(
+        self,
+        messages: list[dict[str, Any]],
+        template: Mapping[str, Any],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+    ) -> tuple[int, ...]:
         """Tokens of a conversation up to where the assistant's answer begins; `template` has further variables.
 
         The template runs in transformers' immutable Jinja sandbox. Raises `TemplateError`.
@@ -73,7 +88,9 @@ class TextCodec:
         if not self.has_chat_template:
             raise TemplateError("this model has no chat template; use /v1/completions")
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template)
+            text = self._tokenizer.apply_chat_template(
+                messages, tools=tools, tokenize=False, add_generation_prompt=True, **template
+            )
             return self.encode(text, special=False)
         except Exception as error:
             raise TemplateError(f"the chat template refuses these messages: {error}") from error

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tandem_serve.engine.grammar import Grammar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,10 @@ class SamplingParams:
     """Number of alternatives reported per new token (0: only the chosen one); None: no logprobs."""
     prompt_logprobs: int | None = None
     """The same for prompt tokens."""
+    grammar: Grammar | None = None
+    """What the text must follow."""
+    skip_special_tokens: bool = True
+    """Whether special tokens are left out of the text."""
 
     @property
     def changes_logits(self) -> bool:

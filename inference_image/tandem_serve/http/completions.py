@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from tandem_serve.engine.client import Generation
 from tandem_serve.engine.types import TokenLogprob, Update
-from tandem_serve.http import errors, handoff, openai, prompts, run, shapes
+from tandem_serve.http import errors, handoff, openai, prompts, run, shapes, structured
 from tandem_serve.http.logprobs import completion_logprobs
 from tandem_serve.http.run import Job, Result
 from tandem_serve.http.schema import CompletionRequest
@@ -43,7 +43,11 @@ async def prepare(service: Service, body: CompletionRequest, request_id: str) ->
         raise errors.invalid("max_tokens: 0 makes sense only with echo", param="max_tokens")
     max_tokens, capped = run.new_tokens(service, found, body.max_tokens, param="max_tokens")
     sampling = shapes.sampling_params(
-        body, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=body.logprobs if body.echo else None
+        body,
+        max_tokens=max_tokens,
+        logprobs=body.logprobs,
+        prompt_logprobs=body.logprobs if body.echo else None,
+        grammar=await structured.of_response_format(service, body.response_format),
     )
     return openai.make_job(service, body, request_id=request_id, found=found, sampling=sampling, capped=capped)
 
@@ -57,12 +61,18 @@ async def _answer(service: Service, body: CompletionRequest, job: Job) -> dict[s
             "text": _echoed(service, body, job, index) + result.text,
             "logprobs": _logprobs(service, body, job, index, result),
             "finish_reason": shapes.finish_reason(result.finish.reason) if result.finish else None,
+            **(_token_ids(job, index, result.token_ids, first=True) if body.return_token_ids else {}),
         }
         for index, result in enumerate(results)
     ]
     answer = shapes.envelope("cmpl", KIND, service.settings.served_name)
     answer |= {"choices": choices, "usage": shapes.usage(job, shapes.total_new_tokens(results)), **job.notes()}
     return answer | handoff.offer(service, job)
+
+
+def _token_ids(job: Job, index: int, new: list[int], *, first: bool) -> dict[str, Any]:
+    prompt = {"prompt_token_ids": list(job.prompts[index // job.n].tokens)} if first else {}
+    return {"token_ids": new, **prompt}
 
 
 def _echoed(service: Service, body: CompletionRequest, job: Job, index: int) -> str:
@@ -95,6 +105,8 @@ async def _events(
     if body.include_usage:
         head["usage"] = None
     offsets = [0] * len(generation.requests)
+    told: set[int] = set()
+    """Choices whose prompt's tokens were sent."""
     new_tokens = 0
     async with generation:
         async for update in updates:
@@ -110,7 +122,7 @@ async def _events(
             if body.echo and offsets[index] == 0:
                 text = _echoed(service, body, job, index) + text
             finish = shapes.finish_reason(update.finish.reason) if update.finish else None
-            if not text and finish is None and body.logprobs is None:
+            if not text and finish is None and body.logprobs is None and not body.return_token_ids:
                 continue
             choice = {
                 "index": index,
@@ -118,6 +130,9 @@ async def _events(
                 "logprobs": _logprobs(service, body, job, index, piece, offset=offsets[index]),
                 "finish_reason": finish,
             }
+            if body.return_token_ids:
+                choice |= _token_ids(job, index, piece.token_ids, first=index not in told)
+                told.add(index)
             offsets[index] += len(text)
             yield event(head | {"choices": [choice]})
         if body.include_usage:

@@ -15,6 +15,7 @@ from tandem_serve.service import Service
 
 INLINE_CHARS = 20_000
 """Longer texts are tokenized in a thread, so that they do not hold up the event loop."""
+MANY_TOOLS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +43,23 @@ async def from_text(service: Service, text: str) -> Prompt:
     return limit(service, await _encode(service, text), param="prompt")
 
 
-async def from_chat(service: Service, messages: list[ChatMessage], template: dict[str, Any] | None) -> Prompt:
+async def from_chat(
+    service: Service,
+    messages: list[ChatMessage],
+    template: dict[str, Any] | None,
+    *,
+    tools: list[dict[str, Any]] | None,
+) -> Prompt:
     """A conversation through the model's chat template. Raises a 400 when that does not work."""
-    return limit(service, await chat_tokens(service, messages, template), param="messages")
+    return limit(service, await chat_tokens(service, messages, template, tools=tools), param="messages")
 
 
 async def chat_tokens(
-    service: Service, messages: list[ChatMessage], template: dict[str, Any] | None
+    service: Service,
+    messages: list[ChatMessage],
+    template: dict[str, Any] | None,
+    *,
+    tools: list[dict[str, Any]] | None = None,
 ) -> tuple[int, ...]:
     """Tokens of a conversation, not limited."""
     codec = service.loaded.codec
@@ -56,8 +67,8 @@ async def chat_tokens(
     for name in template or {}:
         if name in RESERVED:
             raise invalid(f"chat_template_kwargs: {name} is not for requests", param=f"chat_template_kwargs.{name}")
-    work = partial(codec.encode_chat, flat, template or {})
-    is_long = sum(len(message["content"]) for message in flat) > INLINE_CHARS
+    work = partial(codec.encode_chat, flat, template or {}, tools=tools)
+    is_long = sum(len(message["content"]) for message in flat) > INLINE_CHARS or len(tools or ()) > MANY_TOOLS
     try:
         return await (service.read_long(work) if is_long else asyncio.to_thread(work))
     except TemplateError as error:

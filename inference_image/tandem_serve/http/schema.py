@@ -4,6 +4,7 @@ is not served are refused by name (`refuse_unsupported`), unless they carry the 
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -15,6 +16,7 @@ HARD_MAX_NEW_TOKENS = 512
 """No `/generate` request gets more, whatever the configuration says."""
 MAX_STOPS = 16
 MAX_BIASES = 1024
+MAX_TOOLS = 2048
 MAX_CHOICES = 128
 """Sequences of one request: prompts times n."""
 
@@ -40,10 +42,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prompt_embeds": (),
     "prompt_logprobs": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
-    "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
-    "skip_special_tokens": (True,),
     "structured_outputs": (),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
@@ -93,6 +92,24 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class JsonSchema(BaseModel):
+    """`response_format.json_schema`. `strict` changes nothing: a schema is always kept to."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    name: Text = Field(min_length=1)
+    content: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """`response_format`."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class OpenAIRequest(_Request):
     """Fields that completions and chat share."""
 
@@ -113,6 +130,9 @@ class OpenAIRequest(_Request):
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    skip_special_tokens: bool | None = None
+    return_token_ids: bool | None = None
     kv_transfer_params: dict[str, Any] | None = None
 
     def _also_neutral(self, name: str) -> tuple[Any, ...]:
@@ -143,6 +163,36 @@ class CompletionRequest(OpenAIRequest):
     echo: bool | None = None
 
 
+class CalledFunction(BaseModel):
+    """What an assistant's message called. `arguments` is JSON, as text or as it is."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: Text = Field(min_length=1)
+    arguments: Text | dict[str, Any] = ""
+
+    def parsed(self, path: str) -> dict[str, Any]:
+        """As chat templates want it, arguments as an object. Raises a 400."""
+        arguments: Any = self.arguments or {}
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except (ValueError, RecursionError) as error:
+                raise invalid(f"{path}.arguments: it is not JSON: {error}", param=f"{path}.arguments") from error
+        if not isinstance(arguments, dict):
+            raise invalid(f"{path}.arguments: it is not a JSON object", param=f"{path}.arguments")
+        return {**(self.model_extra or {}), "name": self.name, "arguments": arguments}
+
+
+class ToolCall(BaseModel):
+    """One call in an assistant's message."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class ChatMessage(BaseModel):
     """One message. `content` is text or a list of text parts."""
 
@@ -150,14 +200,19 @@ class ChatMessage(BaseModel):
 
     role: Text = Field(min_length=1)
     content: Text | Items[dict[str, Any]] | None = None
+    tool_calls: Items[ToolCall] | None = None
 
     def flattened(self, path: str) -> dict[str, Any]:
-        """Role, text and further fields for the chat template. Raises a 400 that names what is not text."""
-        for name in ("tool_calls", "function_call"):
-            if (self.model_extra or {}).get(name):
-                raise unsupported(f"{path}.{name}")
+        """Role, text, calls and further fields for the chat template. Raises a 400 that names what is wrong."""
+        if (self.model_extra or {}).get("function_call"):
+            raise unsupported(f"{path}.function_call")
         text = "".join(self._texts(self.content, path)) if isinstance(self.content, list) else self.content or ""
-        return {**(self.model_extra or {}), "role": self.role, "content": text}
+        calls = [
+            {**(call.model_extra or {}), "type": call.type, "function": call.function.parsed(f"{path}.tool_calls[{n}]")}
+            for n, call in enumerate(self.tool_calls or ())
+        ]
+        message = {**(self.model_extra or {}), "role": self.role, "content": text}
+        return message | {"tool_calls": calls} if calls else message
 
     @staticmethod
     def _texts(parts: list[dict[str, Any]], path: str) -> list[str]:
@@ -170,6 +225,38 @@ class ChatMessage(BaseModel):
         return texts
 
 
+class FunctionSpec(BaseModel):
+    """`tools[].function`; what else it may hold goes to the chat template."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: Text = Field(min_length=1, max_length=256)
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(BaseModel):
+    """`tools[]`."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class ChosenFunction(BaseModel):
+    """`tool_choice.function`."""
+
+    name: Text
+
+
+class ToolChoice(BaseModel):
+    """`tool_choice` that names a function."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
 class ChatRequest(OpenAIRequest):
     """`POST /v1/chat/completions`."""
 
@@ -179,6 +266,9 @@ class ChatRequest(OpenAIRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: Annotated[Items[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class GenerateRequest(BaseModel):

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from tandem_serve.engine.grammar import Grammar
 from tandem_serve.engine.types import FinishReason, SamplingParams
 from tandem_serve.http.run import Job, Result
 from tandem_serve.http.schema import OpenAIRequest
@@ -38,9 +39,15 @@ def finish_reason(reason: FinishReason) -> str:
 
 
 def sampling_params(
-    request: OpenAIRequest, *, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None = None
+    request: OpenAIRequest,
+    *,
+    max_tokens: int,
+    logprobs: int | None,
+    prompt_logprobs: int | None = None,
+    grammar: Grammar | None = None,
+    special: bool = False,
 ) -> SamplingParams:
-    """The sampling of an OpenAI request; absent means OpenAI's defaults."""
+    """The sampling of an OpenAI request; absent means OpenAI's defaults. `special` keeps special tokens in the text."""
     top_k = request.top_k or 0
     return SamplingParams(
         max_tokens=max_tokens,
@@ -59,4 +66,6 @@ def sampling_params(
         stop_token_ids=tuple(request.stop_token_ids or ()),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        grammar=grammar,
+        skip_special_tokens=request.skip_special_tokens is not False and not special,
     )

@@ -99,7 +99,7 @@ async def test_a_stop_string_is_held_back_in_streams(server: LiveServer) -> None
     ("fields", "param"),
     [
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"suffix": "x"}, "suffix"),
         ({"logit_bias": {"320": 1}}, "logit_bias"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
