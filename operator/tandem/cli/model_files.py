@@ -71,19 +71,12 @@ def _single(path: Path) -> Index:
 
 
 def _of_repository(repository: str, revision: str) -> Blueprint:
-    """Its config.json and index, from the hub's cache on this machine or from the hub."""
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError:
-        reason = "reading a repository needs the package huggingface_hub, which is not installed"
-        raise refuse(repository, None, reason, "Install tandem-operator[serve], or give a path.") from None
-    try:
-        config = Path(hf_hub_download(repository, CONFIG, revision=revision))
-    except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        fix = "Check name, revision, access token (HF_TOKEN) and network, or give a path."
-        raise refuse(repository, revision, f"its {CONFIG} cannot be had: {said}", fix) from None
-    return read_text(_text(config, MAX_CHARACTERS), f"{repository}: {CONFIG}")
+    """Its config.json, from the hub's cache on this machine or from the hub."""
+    from tandem.cli.hub import hub_file
+
+    data = hub_file(repository, CONFIG, revision=revision, limit=MAX_CHARACTERS, environment=os.environ)
+    name = f"{repository}: {CONFIG}"
+    return read_text(_decoded(data, name, MAX_CHARACTERS), name)
 
 
 def _text(path: Path, limit: int) -> str:
@@ -92,13 +85,17 @@ def _text(path: Path, limit: int) -> str:
             data = file.read(limit + 1)
     except OSError as error:
         raise _unreadable(path, error) from None
+    return _decoded(data, str(path), limit)
+
+
+def _decoded(data: bytes, name: str, limit: int) -> str:
     if len(data) > limit:
-        raise refuse(str(path), None, "the file is too large", f"Give a file of at most {limit // 2**20} MiB.")
+        raise refuse(name, None, "the file is too large", f"Give a file of at most {limit // 2**20} MiB.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise refuse(f"{path}:{line}", None, "this is no text in UTF-8", "Save it as UTF-8.") from None
+        raise refuse(f"{name}:{line}", None, "this is no text in UTF-8", "Save it as UTF-8.") from None
 
 
 def _unreadable(path: Path, error: OSError) -> Refused:

@@ -7,6 +7,8 @@ import aiohttp
 from tandem.api.problems import Problem, Refused
 from tandem.kube.errors import UNREACHABLE, ApiError
 
+_REACH = "Check that the cluster runs and that the kubeconfig's server is right."
+
 
 class ClusterTrouble(Refused):
     """The cluster cannot be asked."""
@@ -15,7 +17,9 @@ class ClusterTrouble(Refused):
 def cluster_trouble(error: ApiError, server: str) -> ClusterTrouble:
     """`error`, an answer of the API server at `server` or its absence."""
     if error.status == UNREACHABLE:
-        reason, fix = _unreachable(error.__cause__)
+        reason, fix = unreachable(error.__cause__), _REACH
+        if isinstance(error.__cause__, aiohttp.ClientConnectorCertificateError):
+            fix = "Correct certificate-authority in the kubeconfig."
     elif error.status == 401:
         reason = "the API server does not accept these credentials"
         fix = "Log in again, or correct the user in the kubeconfig."
@@ -26,21 +30,19 @@ def cluster_trouble(error: ApiError, server: str) -> ClusterTrouble:
     return ClusterTrouble([Problem(server, "", reason.rstrip("."), fix)])
 
 
-def _unreachable(cause: BaseException | None) -> tuple[str, str]:
-    """Reason and fix of a connection that failed."""
-    reach = "Check that the cluster runs and that the kubeconfig's server is right."
+def unreachable(cause: BaseException | None) -> str:
+    """The reason of a connection that failed."""
     match cause:
         case aiohttp.ClientConnectorCertificateError():
-            reason = f"its certificate is not trusted: {cause.certificate_error}"
-            return reason, "Correct certificate-authority in the kubeconfig."
+            return f"its certificate is not trusted: {cause.certificate_error}"
         case aiohttp.ClientConnectorSSLError():
-            return "it cannot be reached over TLS", reach
+            return "it cannot be reached over TLS"
         case aiohttp.ClientConnectorDNSError():
-            return "it cannot be reached: its name is not known", reach
+            return "it cannot be reached: its name is not known"
         case aiohttp.ClientConnectorError():
-            return f"it cannot be reached: {(cause.os_error.strerror or str(cause.os_error)).lower()}", reach
+            return f"it cannot be reached: {(cause.os_error.strerror or str(cause.os_error)).lower()}"
         case TimeoutError():
-            return "it cannot be reached: no answer in time", reach
+            return "it cannot be reached: no answer in time"
         case aiohttp.ServerDisconnectedError():
-            return "it cannot be reached: it ended the connection without an answer", reach
-    return f"it cannot be reached: {cause}", reach
+            return "it cannot be reached: it ended the connection without an answer"
+    return f"it cannot be reached: {cause}"
