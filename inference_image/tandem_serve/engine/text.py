@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
+
+import jinja2
 
 from tandem_serve.engine.detokenizer import Decode
 
@@ -65,9 +68,12 @@ class TextCodec:
             for special in (True, False)
         )
 
+    @cached_property
     def template_for_tools(self) -> str:
-        """The chat template that renders messages with tools; empty when there is none."""
-        return str(self._tokenizer.get_chat_template(tools=[])) if self.has_chat_template else ""
+        """The chat template that renders messages with tools; empty when there is none that speaks of them."""
+        text = str(self._tokenizer.get_chat_template(tools=[])) if self.has_chat_template else ""
+        words = jinja2.Environment(autoescape=True).lex(text)
+        return text if any(kind == "name" and word == "tools" for _, kind, word in words) else ""
 
     def special_token(self, text: str) -> int | None:
         """The special token that is written so, if there is one."""

@@ -119,10 +119,8 @@ def _chosen(functions: Sequence[Function], choice: str | ToolChoice | None) -> S
 
 
 def _format(service: Service) -> ToolFormat:
-    template = service.ready.codec.template_for_tools()
+    template = service.ready.codec.template_for_tools
     if not template:
-        raise unsupported("tools", ": the model has no chat template")
-    if "tools" not in template:
         raise unsupported("tools", ": the model's chat template does not know tools")
     told = service.settings.tool_call_format
     form = tool_formats.BY_NAME[told] if told else tool_formats.of_template(template)
@@ -151,11 +149,10 @@ def message(parts: Sequence[Part]) -> dict[str, Any]:
     calls: dict[int, dict[str, Any]] = {}
     for part in parts:
         if isinstance(part, CallDelta):
-            call = calls.setdefault(part.index, {"type": "function", "function": {"arguments": ""}})
             if part.call_id is not None:
-                call |= {"id": part.call_id}
-                call["function"] |= {"name": part.name}
-            call["function"]["arguments"] += part.arguments
+                function = {"name": part.name, "arguments": ""}
+                calls[part.index] = {"id": part.call_id, "type": "function", "function": function}
+            calls[part.index]["function"]["arguments"] += part.arguments
     if not calls:
         return {"role": "assistant", "content": content}
     return {"role": "assistant", "content": content if content.strip() else None, "tool_calls": list(calls.values())}
