@@ -71,6 +71,7 @@ def load_options(settings: Settings, directory: Path) -> LoadOptions:
         directory=directory,
         tokenizer_directory=_tokenizer_directory(settings, directory),
         dtype=settings.dtype,
+        quantization=settings.quantization,
         max_model_len=settings.max_model_len,
         trust_remote_code=settings.trust_remote_code,
     )

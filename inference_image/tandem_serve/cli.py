@@ -39,6 +39,8 @@ _COUNT = click.IntRange(min=1)
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one. Default: PORT or 8000.")
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="config.yml with the limits.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
+@click.option("--quantization", type=click.Choice(["int8"]),
+              help="Make the weights of linear layers 8-bit integers at the start (CPU, bfloat16).")  # fmt: skip
 @click.option("--max-model-len", type=_COUNT, help="Longest sequence, prompt and new tokens together.")
 @click.option("--max-num-seqs", type=_COUNT, help="Sequences that run at once, within OCCUPANCY_SEMAPHORE.")
 @click.option("--max-num-batched-tokens", type=_COUNT, default=DEFAULT_BATCHED_TOKENS, show_default=True,
@@ -91,6 +93,7 @@ def settings_from(flags: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
         max_num_seqs=_max_running(flags, config),
         max_num_batched_tokens=flags["max_num_batched_tokens"],
         dtype=flags["dtype"],
+        quantization=flags["quantization"],
         max_model_len=flags["max_model_len"],
         kv_cache_tokens=flags["kv_cache_tokens"],
         prefix_reuse=not flags["disable_prefix_cache"],

@@ -29,6 +29,7 @@ class Settings:
     max_num_batched_tokens: int = DEFAULT_BATCHED_TOKENS
     revision: str | None = None
     dtype: str = "auto"
+    quantization: str | None = None
     max_model_len: int | None = None
     kv_cache_tokens: int | None = None
     prefix_reuse: bool = True

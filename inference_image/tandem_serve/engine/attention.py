@@ -83,8 +83,8 @@ def packed_attention(
 
     query is [1, heads, T, head_dim], key and value [1, kv_heads, T, head_dim]; returns [1, T, heads, head_dim].
     """
-    if position_bias is not None or s_aux is not None:
-        raise NotImplementedError("position biases and attention sinks are not known to the packed attention")
+    if position_bias is not None:
+        raise NotImplementedError("position biases are not known to the packed attention")
     layer: Any = module.layer_idx
     packed.windows[layer] = sliding_window
     new = torch.cat((key, value)).transpose(1, 2)
@@ -92,7 +92,7 @@ def packed_attention(
     kv_heads, (_, heads, tokens, head_dim) = key.shape[1], query.shape
     # The heads that share a KV head stand side by side, as queries of it: nothing is repeated.
     grouped = query[0].reshape(kv_heads, heads // kv_heads, tokens, head_dim)
-    rules = _Rules(layer, scaling, sliding_window, softcap)
+    rules = _Rules(layer, scaling, sliding_window, softcap, s_aux)
     parts = [_single(grouped[:, :, index], span, rules) for index, span in enumerate(packed.spans[: packed.singles])]
     out = [torch.cat(parts).view(packed.singles, heads, head_dim)] if parts else []
     begin = packed.singles
@@ -110,13 +110,20 @@ class _Rules:
     scaling: float | None
     window: int | None
     softcap: float | None
+    sinks: Tensor | None
+    """Of each head: the score of a place that takes attention and gives nothing."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether torch's own attention does it."""
+        return self.softcap is None and self.sinks is None
 
 
 def _single(query: Tensor, span: Span, rules: _Rules) -> Tensor:
     """A span of one token, which sees all it may see: no mask. query [kv_heads, group, head_dim] -> [1, ...]."""
     keys, values = span.kv.read(rules.layer, span.first_seen(rules.window), span.stop)
-    if rules.softcap is not None:
-        return _capped(query.unsqueeze(0), keys, values, None, rules)
+    if not rules.plain:
+        return _special(query.unsqueeze(0), keys, values, None, rules)
     return F.scaled_dot_product_attention(query.unsqueeze(0), keys, values, scale=rules.scaling)
 
 
@@ -126,12 +133,12 @@ def _chunk(query: Tensor, span: Span, rules: _Rules) -> Tensor:
     keys, values = span.kv.read(rules.layer, span.first_seen(window), span.stop)
     mask = _mask(span, window, query.device)
     _, kv_heads, _, head_dim = keys.shape
-    if rules.softcap is not None:
+    if not rules.plain:
         if mask is None:
             mask = torch.ones(span.count, span.count, dtype=torch.bool, device=query.device).tril()
         grouped = query.reshape(1, kv_heads, -1, head_dim)  # the tokens of each head, head by head
         repeated = mask.repeat(query.shape[1] // kv_heads, 1)
-        attended = _capped(grouped, keys, values, repeated, rules).view(query.shape)
+        attended = _special(grouped, keys, values, repeated, rules).view(query.shape)
     else:
         attended = F.scaled_dot_product_attention(
             query,
@@ -156,15 +163,21 @@ def _mask(span: Span, window: int | None, device: torch.device) -> Tensor | None
     return span.masks[window]
 
 
-def _capped(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rules: _Rules) -> Tensor:
-    """Attention with capped scores, which torch's own does not have. query [1, kv_heads, n, head_dim]."""
+def _special(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rules: _Rules) -> Tensor:
+    """Attention with capped scores or sinks, which torch's own does not have. query [1, kv_heads, n, head_dim]."""
     scaling = query.shape[-1] ** -0.5 if rules.scaling is None else rules.scaling
     scores = query @ keys.transpose(2, 3) * scaling
     if rules.softcap is not None:
         scores = torch.tanh(scores / rules.softcap) * rules.softcap
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype) @ values
+    if rules.sinks is not None:
+        _, kv_heads, count, _ = scores.shape
+        of_heads = rules.sinks.view(kv_heads, -1)
+        sinks = of_heads.repeat_interleave(count // of_heads.shape[1], dim=1).view(1, kv_heads, count, 1)
+        scores = torch.cat((scores, sinks.to(scores.dtype)), dim=-1)
+    shares = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return shares[..., : keys.shape[2]] @ values
 
 
 def register() -> None:

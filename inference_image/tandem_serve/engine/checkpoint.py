@@ -45,9 +45,10 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(entry.nbytes for entry in self.tensors.values())
 
-    def digest(self) -> str:
+    def digest(self, *, quantization: str | None = None) -> str:
         """SHA-256 over config.json (without its comments on origin), the name, type, shape and size of every tensor and
-        2 KiB of each tensor's bytes. Reads a few MB of the largest models; another fine-tuning changes every tensor.
+        2 KiB of each tensor's bytes, and how they are quantised. Reads a few MB of the largest models; another
+        fine-tuning changes every tensor.
         """
         hasher = hashlib.sha256()
         config = {key: value for key, value in self.config.items() if key not in _IGNORED_CONFIG_KEYS}
@@ -62,6 +63,7 @@ class Checkpoint:
         finally:
             for handle in handles.values():
                 handle.close()
+        hasher.update(f"\0{quantization}".encode() if quantization is not None else b"")
         return hasher.hexdigest()
 
 

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from tandem_serve.engine import device as devices
 from tandem_serve.engine import selfcheck, support
 from tandem_serve.engine.checkpoint import Checkpoint, open_checkpoint
+from tandem_serve.engine.int8_linear import quantise_linears
 from tandem_serve.engine.kv_cache import KvLayout
 from tandem_serve.engine.progress import LoadProgress
 from tandem_serve.engine.resident import MappedFiles
@@ -37,6 +38,7 @@ class LoadOptions:
     dtype: str = "auto"
     max_model_len: int | None = None
     trust_remote_code: bool = False
+    quantization: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     progress.total_bytes = checkpoint.total_bytes
     with progress.step("device"):
         device = devices.choose_device()
-        dtype = devices.choose_dtype(options.dtype, device)
+        dtype = _dtype(options, device)
         cpus = devices.cpu_quota()
         devices.set_threads(cpus)
     with progress.step("config"):
@@ -82,9 +84,11 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
         parameter_count = sum(parameter.numel() for parameter in model.parameters())
         weight_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         devices.set_threads(devices.threads_for(parameter_count, cpus))
+        if options.quantization is not None:
+            weight_bytes -= _quantise(model, checkpoint, progress)
         layout = support.kv_layout(config, dtype=dtype, device=device)
         runner = selfcheck.check(model, layout)
-        digest = checkpoint.digest()
+        digest = checkpoint.digest(quantization=options.quantization)
     return LoadedModel(
         runner=runner,
         tokenizer=tokenizer,
@@ -99,6 +103,31 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
         weight_bytes=weight_bytes,
         rope=_rope(config),
     )
+
+
+def _dtype(options: LoadOptions, device: torch.device) -> torch.dtype:
+    if options.quantization is None:
+        return devices.choose_dtype(options.dtype, device)
+    value = options.quantization
+    if device.type != "cpu":
+        reason = f"weights are quantised on the CPU only, and this process runs on {device.type}"
+        raise usage_error("--quantization", value=value, reason=reason, fix="leave the flag out")
+    if options.dtype not in ("auto", "bfloat16"):
+        reason = "quantised weights are multiplied in bfloat16"
+        raise usage_error("--dtype", value=options.dtype, reason=reason, fix="give bfloat16, or leave the flag out")
+    return torch.bfloat16
+
+
+def _quantise(model: PreTrainedModel, checkpoint: Checkpoint, progress: LoadProgress) -> int:
+    """Returns the bytes saved."""
+    before = sum(parameter.nbytes for parameter in model.parameters())
+    saved = quantise_linears(model, moved=progress.moved)
+    if saved <= 0:
+        path = str(checkpoint.directory / "config.json")
+        reason = "none of the model's weights is that of a plain linear layer, so none can be quantised"
+        raise load_error(path, reason=reason, fix="leave out --quantization")
+    log.info("quantised", extra={"weight_bytes_before": before, "weight_bytes": before - saved})
+    return saved
 
 
 def _configure(options: LoadOptions, checkpoint: Checkpoint) -> tuple[Any, type[PreTrainedModel]]:

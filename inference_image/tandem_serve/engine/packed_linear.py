@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tandem_serve.engine.resident import MappedFiles, return_freed
+from tandem_serve.engine.linears import replace_linears
 
 _TOKENS = 16  # the layout is chosen for about so many; measured good from 1 to 512
 
@@ -36,22 +36,8 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(model: nn.Module) -> None:
-    """Replaces the linear layers of a model on the CPU, one after the other; others and tied ones stay as they are."""
-    files = MappedFiles()
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    # Exactly nn.Linear: what else a subclass does would be lost. A tied weight would be in memory twice. Layers are
-    # looked up by name, one at a time: a list of them would keep all the weights until the end.
-    names = [
-        name
-        for name, module in model.named_modules()
-        if type(module) is nn.Linear and id(module.weight) not in embeddings and _can_pack(module.weight)
-    ]
-    for name in names:
-        layer = model.get_submodule(name)
-        model.set_submodule(name, PackedLinear(layer))
-        files.let_go(layer.weight)
-        del layer
-    return_freed()
+    """Replaces the linear layers of a model on the CPU."""
+    replace_linears(model, PackedLinear, wanted=_can_pack)
 
 
 def _can_pack(weight: Tensor) -> bool:

@@ -22,6 +22,12 @@ def refuse_unsupported(config: PretrainedConfig, model_class: type) -> None:
         raise _refusal("model_type", config.model_type, "its layers keep a recurrent state instead of keys and values")
     if not getattr(model_class, "_supports_attention_backend", False):
         raise _refusal("model_type", config.model_type, "its attention cannot be replaced by the packed one")
+    stored = getattr(config, "quantization_config", None)
+    if stored is not None:
+        method = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
+        reason = "the weights were saved quantised, in a form that this server does not read"
+        fix = "give the weights in bfloat16 (--quantization int8 makes them small at the start), or take backend vllm"
+        raise _refusal("quantization_config", method, reason, fix=fix)
     for index, kind in enumerate(getattr(config, "layer_types", None) or []):
         if kind not in (_FULL, _SLIDING):
             raise _refusal(f"layer_types[{index}]", kind, "only full and sliding attention are batched exactly")

@@ -179,6 +179,7 @@ def test_a_model_without_tokenizer(model_dir: Path) -> None:
     [
         ({"model_type": "qwen2", "layer_types": ["full_attention", "linear_attention"]}, "layer_types[1]"),
         ({"model_type": "t5"}, "model_type = t5"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config = gptq"),
         ({"model_type": "mamba"}, "model_type = mamba"),
     ],
 )

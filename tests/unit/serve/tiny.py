@@ -91,6 +91,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("gemma3_text", {"sliding_window": 16, "head_dim": 16, "tie_word_embeddings": False}),
     "mixtral": ("mixtral", _EXPERTS),
     "qwen3-moe": ("qwen3_moe", {**_EXPERTS, "head_dim": 16}),
+    "gpt-oss": ("gpt_oss", {**_EXPERTS, "sliding_window": 16, "head_dim": 16}),
     "gpt-neox": ("gpt_neox", {"num_key_value_heads": 4}),
     "phi": ("phi", {}),
 }

@@ -1,0 +1,37 @@
+"""Puts other layers in the place of a model's linear layers, so that their weights are never in memory twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from tandem_serve.engine.resident import MappedFiles, return_freed
+
+
+def replace_linears(
+    model: nn.Module, make: Callable[[nn.Linear], nn.Module], *, wanted: Callable[[Tensor], bool]
+) -> int:
+    """Replaces the linear layers whose weight is `wanted`, one after the other. Returns the bytes of those weights.
+
+    Exactly `nn.Linear`: what else a subclass does would be lost. A weight that is an embedding, too, stays: it would be
+    in memory twice.
+    """
+    files = MappedFiles()
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    # By name, one at a time: a list of the layers would keep all their weights until the end.
+    names = [
+        name
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and id(module.weight) not in embeddings and wanted(module.weight)
+    ]
+    replaced = 0
+    for name in names:
+        layer = model.get_submodule(name)
+        if isinstance(layer, nn.Linear):
+            model.set_submodule(name, make(layer))
+            replaced += layer.weight.nbytes
+            files.let_go(layer.weight)
+        del layer
+    return_freed()
+    return replaced
