@@ -68,6 +68,7 @@ class BareWorker(asyncio.Protocol):
             params = {
                 "do_remote_prefill": True, "do_remote_decode": False, "remote_engine_id": "e", "remote_request_id": "r",
                 "remote_host": "127.0.0.1", "remote_port": 1, "remote_num_tokens": 1, "remote_lease_seconds": 30,
+                "remote_token": "t",
             }  # fmt: skip
             self._whole({"choices": [{"text": "x"}], "kv_transfer_params": params})
         elif b'"stream": true' in body:

@@ -1,6 +1,7 @@
 """`/kv/{id}`: the prefill worker's side of a hand-off. Whoever asks must show the token of the offer.
 
-GET sends the KV from token `first`, POST to `/kv/{id}/lease` renews the lease, DELETE ends it.
+GET sends the KV from token `first`, POST to `/kv/{id}/lease` renews the lease, DELETE ends it; with `?prompts=all`
+those of all prompts of the request.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ def router(service: Service) -> APIRouter:
         return Response(status_code=204)
 
     @routes.delete("/kv/{kv_id}")
-    async def free(request: Request, kv_id: str) -> Response:
+    async def free(request: Request, kv_id: str, prompts: str = "") -> Response:
         _checked(service, request, kv_id)
-        if not service.loaded.leases.delete(kv_id):
+        leases = service.loaded.leases
+        if not (leases.delete_offer(kv_id) if prompts == "all" else leases.delete(kv_id)):
             raise _gone()
         return Response(status_code=204)
 

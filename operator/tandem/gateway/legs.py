@@ -22,8 +22,6 @@ from tandem.gateway.settings import RouterSettings
 from tandem.gateway.targets import Targets
 from tandem.gateway.upstream import Answer, Leg, LegFailed, StreamAnswer, StreamBroken, Upstream, parse_answer
 
-# Decode must have pulled the KV before the lease ends, with time to spare.
-LEASE_SHARE = 0.6
 GIVE_BACK_SECONDS = 2.0
 
 
@@ -160,9 +158,9 @@ class Legs:
         limit = self._settings.request_seconds
         if call.streams:
             # Without a stream the first byte is the whole answer, and says nothing about when the KV was pulled.
-            lease = handoff.lease_seconds
-            limit = self._settings.decode_first_byte_seconds
-            limit = limit if lease is None else min(limit, lease * LEASE_SHARE)
+            # A torch decode worker keeps the KV alive at prefill while it waits, and checks what it gets.
+            keeps_alive = self._settings.backend is Backend.TORCH
+            limit = self._settings.first_byte_seconds if keeps_alive else self._settings.decode_first_byte_seconds
         content = self._driver.give(body, handoff)
         answer = await self._leg(call, pair.decode, content, identity=identity, limit=limit, deadline=deadline)
         self._metrics.paired(pair.decode.revision)
@@ -236,8 +234,9 @@ class Legs:
         """Tells a torch prefill worker that nobody will pull this KV: its memory is free before the lease ends."""
         if self._settings.backend is not Backend.TORCH:
             return
-        url = f"{prefill.url}/kv/{quote(handoff.request_id, safe='')}"
-        self._later(self._upstream.discard("DELETE", url, seconds=GIVE_BACK_SECONDS))
+        url = f"{prefill.url}/kv/{quote(handoff.request_id, safe='')}?prompts=all"
+        headers = {"X-Tandem-Kv-Token": handoff.token}
+        self._later(self._upstream.discard("DELETE", url, headers=headers, seconds=GIVE_BACK_SECONDS))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -42,15 +42,19 @@ class Backend(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """Checked `kv_transfer_params`; `lease_seconds` is how long prefill keeps the KV when it said so."""
+    """Checked `kv_transfer_params`."""
 
     params: Mapping[str, Any]
-    lease_seconds: float | None
 
     @property
     def request_id(self) -> str:
         """Under which prefill keeps the KV."""
         return str(self.params["remote_request_id"])
+
+    @property
+    def token(self) -> str:
+        """What a torch prefill worker wants to see before it does anything with the KV."""
+        return str(self.params.get("remote_token", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +144,7 @@ def read_handoff(backend: Backend, answer: object, prefill: Endpoint) -> Handoff
             f"is {params['remote_host']}, which is no way from one pod to another (worker at {prefill.address}); "
             "set VLLM_NIXL_SIDE_CHANNEL_HOST (vLLM) or --advertise-host (torch) to the pod's address",
         )
-    lease = params.get("remote_lease_seconds")
-    return Handoff(params, float(lease) if backend is Backend.TORCH and lease is not None else None)
+    return Handoff(params)
 
 
 Check = Callable[[object], str | None]
@@ -157,7 +160,8 @@ def _required(backend: Backend, params: Mapping[str, Any]) -> dict[str, Check]:
         "remote_port": _port,
     }
     if backend is Backend.TORCH:
-        return {**common, "remote_num_tokens": _positive_int, "remote_lease_seconds": _positive}
+        own = {"remote_num_tokens": _positive_int, "remote_lease_seconds": _positive, "remote_token": _word}
+        return {**common, **own}
     if params.get("transfer_mode") == "push":
         return {**common, "tp_size": _positive_int}
     return {**common, "tp_size": _positive_int, "remote_block_ids": _list}
@@ -169,6 +173,11 @@ def _must_be(wanted: bool) -> Check:
 
 def _text(value: object) -> str | None:
     return None if isinstance(value, str) and value.strip() else f"must be a text, not {_kind(value)}"
+
+
+def _word(value: object) -> str | None:
+    fine = isinstance(value, str) and value.isascii() and value.isalnum()
+    return None if fine else "must be letters and digits"  # never show it
 
 
 def _port(value: object) -> str | None:

@@ -51,8 +51,8 @@ class RouterSettings:
     body_seconds: float = 30.0
     # The whole prefill leg: queue and prompt.
     prefill_seconds: float = 60.0
-    # First event of a stream whose KV waits at prefill. Well below vLLM's lease of 30 s, after which decode may get
-    # the KV of another prompt.
+    # First event of a stream whose KV waits at prefill; not with torch, whose decode workers keep it alive. Well below
+    # vLLM's lease of 30 s, after which decode may get the KV of another prompt.
     decode_first_byte_seconds: float = 18.0
     # First event of any other stream.
     first_byte_seconds: float = 300.0

@@ -48,4 +48,4 @@ def read_handoff(answer: object) -> Handoff | BadHandoff | None:
         return BadHandoff(f"{PARAMS}.first_gen_tokens", "must be a list of tokens")
     if ids is not None and not isinstance(ids, list):
         return BadHandoff(_IDS, "must be a list of tokens")
-    return Handoff({PARAMS: params, _IDS: ids}, None)
+    return Handoff({PARAMS: params, _IDS: ids})

@@ -10,7 +10,7 @@ import asyncio
 import errno
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -140,10 +140,11 @@ class Upstream:
                 response.close()
         return _checked(answer)
 
-    async def discard(self, method: str, url: str, *, seconds: float) -> None:
+    async def discard(self, method: str, url: str, *, headers: Mapping[str, str], seconds: float) -> None:
         """Sends a request whose answer does not matter. Never raises for what the worker does."""
         with suppress(TimeoutError, aiohttp.ClientError, OSError):
-            async with asyncio.timeout(seconds), self._session.request(method, URL(url, encoded=True)):
+            request = self._session.request(method, URL(url, encoded=True), headers=headers, allow_redirects=False)
+            async with asyncio.timeout(seconds), request:
                 pass
 
     async def _read_whole(self, response: aiohttp.ClientResponse) -> bytes:

@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 TEXT = tiny.TEXT * 4
 TOKEN = "hf_not_for_any_log"
-BODY = {"prompt": TEXT, "temperature": 0, "max_tokens": 24, "ignore_eos": True}
+BODY = {"temperature": 0, "max_tokens": 24, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +51,24 @@ def workers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
         yield started
 
 
-def prefill(worker: ServerProcess) -> dict[str, Any]:
+def prefill(worker: ServerProcess, prompt: str) -> dict[str, Any]:
     """The router's first leg."""
     params = {"do_remote_decode": True, "do_remote_prefill": False}
-    status, answer = worker.request("/v1/completions", {**BODY, "max_tokens": 1, "kv_transfer_params": params})
+    body = {**BODY, "prompt": prompt, "max_tokens": 1, "kv_transfer_params": params}
+    status, answer = worker.request("/v1/completions", body)
     assert status == 200, answer
     return answer["kv_transfer_params"]
 
 
-def decode(worker: ServerProcess, params: dict[str, Any]) -> str:
+def decode(worker: ServerProcess, prompt: str, params: dict[str, Any]) -> str:
     """The router's second leg."""
-    status, answer = worker.request("/v1/completions", {**BODY, "kv_transfer_params": params})
+    status, answer = worker.request("/v1/completions", {**BODY, "prompt": prompt, "kv_transfer_params": params})
     assert status == 200, answer
     return answer["choices"][0]["text"]
 
 
-def aggregated(workers: dict[str, ServerProcess]) -> str:
-    text = workers["agg"].request("/v1/completions", BODY)[1]["choices"][0]["text"]
+def aggregated(workers: dict[str, ServerProcess], prompt: str) -> str:
+    text = workers["agg"].request("/v1/completions", {**BODY, "prompt": prompt})[1]["choices"][0]["text"]
     assert len(set(text)) > 5
     return text
 
@@ -73,8 +76,8 @@ def aggregated(workers: dict[str, ServerProcess]) -> str:
 def test_two_processes_give_the_text_of_one_and_the_counters_prove_the_transfer(
     workers: dict[str, ServerProcess],
 ) -> None:
-    params = prefill(workers["prefill"])
-    assert decode(workers["decode"], params) == aggregated(workers)
+    params = prefill(workers["prefill"], TEXT)
+    assert decode(workers["decode"], TEXT, params) == aggregated(workers, TEXT)
     tokens = params["remote_num_tokens"]
     assert workers["decode"].metric('tandem_prompt_tokens_total{source="transferred"}') == tokens - 1
     assert workers["decode"].metric('tandem_prompt_tokens_total{source="computed"}') == 1
@@ -84,19 +87,22 @@ def test_two_processes_give_the_text_of_one_and_the_counters_prove_the_transfer(
 
 
 @contextlib.contextmanager
-def altering_proxy(port: int) -> Iterator[int]:
-    """A TCP proxy to a prefill worker that flips one bit in what it answers, after the first 2,000 bytes."""
+def network(port: int, *, alter: bool = False, after: int = 0, then: Callable[[], object] = int) -> Iterator[int]:
+    """A TCP proxy to a prefill worker. After so many bytes of an answer it flips a bit, or calls `then` and is gone."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def pump(client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", port)) as upstream:
+        with contextlib.suppress(OSError), client, socket.create_connection(("127.0.0.1", port)) as upstream:
             upstream.sendall(client.recv(65536))
             seen = 0
             while data := bytearray(upstream.recv(4096)):
-                if seen <= 2000 < seen + len(data):
-                    data[2000 - seen] ^= 1
+                if alter and seen <= after < seen + len(data):
+                    data[after - seen] ^= 1
                 seen += len(data)
                 client.sendall(data)
+                if not alter and seen >= after:
+                    then()
+                    return
 
     def accept() -> None:
         with contextlib.suppress(OSError):
@@ -111,22 +117,53 @@ def altering_proxy(port: int) -> Iterator[int]:
 
 
 def test_altered_bytes_do_not_alter_the_text(workers: dict[str, ServerProcess]) -> None:
-    with altering_proxy(workers["prefill"].port) as port:
-        params = prefill(workers["prefill"]) | {"remote_port": port}
-        assert decode(workers["decode"], params) == aggregated(workers)
+    text = "fox " + TEXT
+    with network(workers["prefill"].port, alter=True, after=2000) as port:
+        params = prefill(workers["prefill"], text) | {"remote_port": port}
+        assert decode(workers["decode"], text, params) == aggregated(workers, text)
     assert workers["decode"].metric('tandem_kv_transfer_failures_total{reason="digest"}') == 1
 
 
-def test_a_prefill_process_killed_between_the_legs_does_not_alter_the_text(
+def test_a_prefill_process_killed_before_the_transfer_does_not_alter_the_text(
     workers: dict[str, ServerProcess], model: Path, tmp_path: Path
 ) -> None:
+    text = "dog " + TEXT
     fallbacks = workers["decode"].metric("tandem_local_prefill_fallbacks_total")
     with server(tmp_path, "--model", str(model), "--role", "prefill") as doomed:
-        params = prefill(ready(doomed))
+        params = prefill(ready(doomed), text)
         assert doomed.stop(signal.SIGKILL) == -signal.SIGKILL
-    assert decode(workers["decode"], params) == aggregated(workers)
+    assert decode(workers["decode"], text, params) == aggregated(workers, text)
     assert workers["decode"].metric('tandem_kv_transfer_failures_total{reason="connect"}') == 1
     assert workers["decode"].metric("tandem_local_prefill_fallbacks_total") == fallbacks + 1
+
+
+def test_a_prefill_process_killed_during_the_transfer_does_not_alter_the_text(
+    workers: dict[str, ServerProcess], model: Path, tmp_path: Path
+) -> None:
+    text = "bird " + TEXT
+    with server(tmp_path, "--model", str(model), "--role", "prefill") as doomed:
+        params = prefill(ready(doomed), text)
+        with network(doomed.port, after=20_000, then=lambda: doomed.stop(signal.SIGKILL)) as port:
+            assert decode(workers["decode"], text, params | {"remote_port": port}) == aggregated(workers, text)
+    assert workers["decode"].metric('tandem_kv_transfer_failures_total{reason="cut"}') == 1
+
+
+def test_kv_of_which_a_decode_process_died_can_be_taken_by_another_and_is_free_then(
+    workers: dict[str, ServerProcess], model: Path, tmp_path: Path
+) -> None:
+    worker = workers["prefill"]
+    text = "sun " + TEXT
+    with server(tmp_path, "--model", str(model), "--role", "decode") as doomed:
+        params = prefill(worker, text)
+        assert worker.metric("tandem_kv_used_tokens") > 0
+        kill = partial(ready(doomed).stop, signal.SIGKILL)
+        with network(worker.port, after=20_000, then=kill) as port, pytest.raises((OSError, http.client.HTTPException)):
+            decode(doomed, text, params | {"remote_port": port})
+    assert decode(workers["decode"], text, params) == aggregated(workers, text)
+    deadline = time.monotonic() + 60
+    while worker.metric("tandem_kv_used_tokens") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert worker.metric("tandem_kv_used_tokens") == 0
 
 
 def test_s1_18_the_token_of_the_hub_is_in_no_log(workers: dict[str, ServerProcess]) -> None:
@@ -143,13 +180,13 @@ def test_s1_16_sigterm_lets_running_requests_end_refuses_new_ones_and_exits_with
     with server(tmp_path, "--model", str(model)) as one:
         ready(one)
         stream = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)
-        body = json.dumps({**BODY, "max_tokens": 500, "stream": True})
+        body = json.dumps({**BODY, "prompt": TEXT, "max_tokens": 500, "stream": True})
         stream.request("POST", "/v1/completions", body, {"content-type": "application/json"})
         answer = stream.getresponse()
         first = answer.readline()
         one.process.send_signal(signal.SIGTERM)
         one.wait_for("draining")
-        status, refused = one.request("/v1/completions", BODY)
+        status, refused = one.request("/v1/completions", {**BODY, "prompt": TEXT})
         assert (status, refused["error"]["code"]) == (503, "draining")
         assert one.request("/health")[0] == 503
         assert one.request("/livez")[0] == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -188,7 +189,7 @@ async def test_only_workers_of_equal_revision_meet(start_router, start_worker):
 
 
 async def test_a_stream_whose_first_event_is_late_gets_a_fresh_pair(start_duo):
-    duo = await start_duo(decode_first_byte_seconds=0.1, policy="roundRobin")
+    duo = await start_duo(backend="vllm", decode_first_byte_seconds=0.1, policy="roundRobin")
     duo.decodes[0].script(hang)
     for _ in range(2):
         response, raw = await duo.router.complete("hi", stream=True)
@@ -201,7 +202,7 @@ async def test_a_stream_whose_first_event_is_late_gets_a_fresh_pair(start_duo):
 
 
 async def test_a_queue_longer_than_the_lease_ends_in_a_prefill_by_decode_and_not_in_an_error(start_duo):
-    duo = await start_duo(decodes=1, decode_first_byte_seconds=0.1)
+    duo = await start_duo(backend="vllm", decodes=1, decode_first_byte_seconds=0.1)
 
     async def slow_unless_alone(worker, seen):
         return await (workers.serve if "kv_transfer_params" not in seen.body else hang)(worker, seen)
@@ -212,6 +213,19 @@ async def test_a_queue_longer_than_the_lease_ends_in_a_prefill_by_decode_and_not
     assert raw.endswith(workers.DONE)
     assert len(duo.decodes[0].seen) == 2
     assert await duo.router.metric('tandem_router_local_prefills_total{reason="handoff_late"}') == 1
+
+
+async def test_a_torch_decode_worker_may_take_its_time_because_it_keeps_the_kv_alive(start_duo):
+    duo = await start_duo(decodes=1, decode_first_byte_seconds=0.05)
+
+    async def slow(worker, seen):
+        await asyncio.sleep(0.2)
+        return await workers.serve(worker, seen)
+
+    duo.decodes[0].handler = slow
+    response, raw = await duo.router.complete("hi", stream=True)
+    assert (response.status, response.headers["x-tandem-attempts"]) == (200, "1")
+    assert raw.endswith(workers.DONE)
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,11 @@ GOOD = {
         "transfer_mode": "pull",
         "remote_prefill_cached_tokens": 0,
     },
-    Backend.TORCH: {**COMMON, "remote_num_tokens": 9, "remote_lease_seconds": 30},
+    Backend.TORCH: {**COMMON, "remote_num_tokens": 9, "remote_lease_seconds": 30, "remote_token": "0a"},
 }
 REQUIRED = {
     Backend.VLLM: {*COMMON, "remote_block_ids", "tp_size"},
-    Backend.TORCH: {*COMMON, "remote_num_tokens", "remote_lease_seconds"},
+    Backend.TORCH: {*COMMON, "remote_num_tokens", "remote_lease_seconds", "remote_token"},
 }
 backends = st.sampled_from(sorted(REQUIRED))
 values = st.recursive(
@@ -65,7 +65,6 @@ def test_what_real_workers_send_is_accepted_as_it_is(backend):
     found = read(backend, GOOD[backend])
     assert isinstance(found, Handoff)
     assert found.params == GOOD[backend]
-    assert found.lease_seconds == (30 if backend is Backend.TORCH else None)
 
 
 @pytest.mark.parametrize(("backend", "key"), [(b, k) for b in REQUIRED for k in sorted(REQUIRED[b])])
@@ -141,7 +140,7 @@ def test_prefill_is_asked_for_one_token_and_a_handoff(body, leg):
        st.sampled_from([None, 2]))  # fmt: skip
 def test_decode_gets_the_clients_bytes_with_the_parameters_in_front(body, indent):
     raw = b" \n" + json.dumps(body, indent=indent).encode() + b"\n"
-    handoff = Handoff(GOOD[Backend.TORCH], 30.0)
+    handoff = Handoff(GOOD[Backend.TORCH])
     sent = decode_body(raw, handoff)
     assert json.loads(sent) == {**body, "kv_transfer_params": GOOD[Backend.TORCH]}
     assert sent.endswith(raw.strip()[1:].strip() + b"\n")

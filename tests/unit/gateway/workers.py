@@ -111,7 +111,8 @@ def prompt_of(body: dict[str, Any]) -> str:
 async def serve(worker: Worker, seen: Seen) -> web.StreamResponse:
     """What a healthy worker of this role answers."""
     if seen.request.method == "DELETE":
-        worker.caches.pop(seen.path.rpartition("/")[2], None)
+        if seen.headers.get("X-Tandem-Kv-Token") == "70ca":
+            worker.caches.pop(seen.path.rpartition("/")[2].removesuffix("?prompts=all"), None)
         return web.Response(status=204)
     if seen.body is None or "/completions" not in seen.path:
         return web.json_response({"worker": worker.name, "path": seen.path, "body": seen.body})
@@ -145,6 +146,7 @@ def handoff_params(worker: Worker, identity: str) -> dict[str, Any]:
         "remote_port": worker.port,
         "remote_num_tokens": 5,
         "remote_lease_seconds": 30,
+        "remote_token": "70ca",
         "remote_block_ids": [[1, 2]],
         "tp_size": 1,
         "something_new": {"kept": ["as", "it", "is"]},

@@ -110,3 +110,12 @@ async def test_kept_kv_counts_until_it_is_fetched_or_freed(endless: LoadedModel)
         assert (await waiting).status == 200
         assert (await ask_prefill(prefill, "DELETE", params)).status == 404
         await freed(prefill)
+
+
+async def test_what_is_given_back_as_a_whole_is_free_at_once(endless: LoadedModel) -> None:
+    async with pair(endless) as (prefill, _):
+        params = await offer(prefill, [TEXT, "lazy dog " * 20, "x"])
+        assert len(prefill.running.backend.leases) == 3
+        assert (await ask_prefill(prefill, "DELETE", params, "?prompts=all")).status == 204
+        await freed(prefill)
+        assert (await ask_prefill(prefill, "DELETE", params, "?prompts=all")).status == 404

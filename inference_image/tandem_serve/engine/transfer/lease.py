@@ -80,6 +80,13 @@ class LeaseStore:
         self._free_when_unused(lease)
         return True
 
+    def delete_offer(self, base: str) -> bool:
+        """The same for all prompts of a request: `<base>`, `<base>.1` and so on; False when there was none."""
+        ours = [kv_id for kv_id in self._leases if kv_id.partition(".")[0] == base]
+        for kv_id in ours:
+            self.delete(kv_id)
+        return bool(ours)
+
     def expire(self) -> int:
         """Ends what is over; returns how many that were."""
         now = self._clock()
