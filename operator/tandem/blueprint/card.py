@@ -11,6 +11,13 @@ from tandem.blueprint.parts import Attention, Latent
 from tandem.blueprint.structure import Structure
 
 _ASSUMED = "bfloat16"
+_LONGEST_NAME = 60
+
+
+def shown_name(blueprint: Blueprint) -> str:
+    """The architecture for people: who declares a model may write anything."""
+    name = blueprint.architecture[:_LONGEST_NAME] or "declared"
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def bytes_per_format(blueprint: Blueprint) -> Mapping[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import click
 from tandem.api.load import load
 from tandem.api.problems import refuse
 from tandem.api.resources import BlueprintDesign, ModelBlueprint
-from tandem.blueprint.card import bytes_per_format
+from tandem.blueprint.card import bytes_per_format, shown_name
 from tandem.blueprint.counts import sequence_bytes
 from tandem.blueprint.document import fingerprint, to_dict
 from tandem.blueprint.fits import GIB, Room, gib, judge
 from tandem.blueprint.formats import PLAIN_BYTES
-from tandem.blueprint.gpus import GPUS
+from tandem.blueprint.gpus import GPUS, SPEEDS, gpu_name
 from tandem.blueprint.memory import Load
 from tandem.blueprint.model import Blueprint
+from tandem.blueprint.roofline import bounds
 from tandem.blueprint.split import tensor_parallel
 from tandem.blueprint.synthesis import artefacts
 from tandem.cli.files import write_files
@@ -49,20 +51,40 @@ def command() -> None:
 @click.option(
     "--length", type=click.IntRange(1, 134_217_728), help="Tokens of each; default: the longest, at most 8192."
 )
+@click.option("--gpu", metavar="NAME", help="Say what this GPU does at the very most, such as H100-80GB.")
+@click.option("--gpus", type=click.IntRange(1, 64), default=1, show_default=True, help="How many share the model.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw memory over batch and length.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def show(*, model: str, revision: str, batch: int, length: int | None, output: str) -> None:
+def show(
+    *,
+    model: str,
+    revision: str,
+    batch: int,
+    length: int | None,
+    gpu: str | None,
+    gpus: int,
+    plot: Path | None,
+    output: str,
+) -> None:
     """Prints dimensions, parameter counts, bytes of weights per number format, KV cache, and which GPUs it fits on.
 
     PATH is a directory with a config.json (and the index of its safetensors files, whose bytes are then taken), FILE a
     config.json, a blueprint written with -o json, or one that declares its numbers, REPO a repository of the hub.
-    Nothing is allocated, and only REPO needs the network.
+    Nothing is allocated, and only REPO needs the network. With --gpu, also bounds of its speed: no engine is faster,
+    and real ones are slower.
     """
+    gpu = None if gpu is None else gpu_name(gpu)
     blueprint = read_blueprint(model, revision=revision)
     load = _load(blueprint, batch, length)
+    if plot is not None:
+        from tandem.cli.plot import draw
+
+        draw(plot, blueprint, load, gpu=gpu, gpus=gpus)
+    on = None if gpu is None else (gpu, gpus)
     if output == "json":
-        click.echo(json.dumps(_document(blueprint, load), indent=2))
+        click.echo(json.dumps(_document(blueprint, load, on), indent=2))
     else:
-        click.echo("\n".join(_card(blueprint, load)))
+        click.echo("\n".join((*_card(blueprint, load), *_bounds_lines(blueprint, load, on))))
 
 
 @command.command(
@@ -96,9 +118,16 @@ def _load(blueprint: Blueprint, batch: int, length: int | None) -> Load:
     return Load(batch=batch, length=tokens, step=min(8192, batch * tokens), kv_bytes=size, value_bytes=size)
 
 
-def _document(blueprint: Blueprint, load: Load) -> dict[str, Any]:
+def _document(blueprint: Blueprint, load: Load, on: tuple[str, int] | None) -> dict[str, Any]:
     asked = {"batch": load.batch, "length": load.length}
-    sizing = {"bytes_per_format": bytes_per_format(blueprint), "asked": asked, "gpus": _gpus(blueprint, load)}
+    sizing: dict[str, Any] = {
+        "bytes_per_format": bytes_per_format(blueprint),
+        "asked": asked,
+        "gpus": _gpus(blueprint, load),
+    }
+    if on is not None:
+        found = bounds(blueprint, load, SPEEDS[on[0]], gpus=on[1])
+        sizing["bounds"] = {"gpu": on[0], "gpus": on[1], **(asdict(found) if found else {})}
     return {**to_dict(blueprint), "fingerprint": fingerprint(blueprint), "sizing": sizing}
 
 
@@ -112,18 +141,35 @@ def _gpus(blueprint: Blueprint, load: Load) -> dict[str, int | None]:
 
 
 def _card(blueprint: Blueprint, load: Load) -> Iterator[str]:
-    yield f"{blueprint.architecture or 'declared'}  {blueprint.digest[:12]}"
+    yield f"{shown_name(blueprint)}  {blueprint.digest[:12]}"
     yield from (_line(name, text) for name, text in _facts(blueprint, load) if text)
     counts: dict[int, list[str]] = {}
     for name, count in _gpus(blueprint, load).items():
         if count is not None:
             counts.setdefault(count, []).append(name)
-    asked = f"batch {load.batch} × {load.length:,}"
-    for count in sorted(counts):
-        yield _line(asked, f"fits on {count} × {', '.join(counts[count])}")
-        asked = ""
-    if not counts:
-        yield _line(asked, "fits on none of the GPUs that are known here")
+    sequences = "one sequence" if load.batch == 1 else f"{load.batch:,} sequences"
+    what = f"with {sequences} of {load.length:,} tokens"
+    yield _line("fits on", f"{what}:" if counts else f"none of the known GPUs, {what}")
+    yield from (_line("", f"{count} × {', '.join(counts[count])}") for count in sorted(counts))
+
+
+def _bounds_lines(blueprint: Blueprint, load: Load, on: tuple[str, int] | None) -> Iterator[str]:
+    if on is None:
+        return
+    gpu, gpus = on
+    yield _line(f"{gpus} × {gpu}", str(judge(blueprint, load, tensor_parallel(gpus), Room(memory=GPUS[gpu]))))
+    found = bounds(blueprint, load, SPEEDS[gpu], gpus=gpus)
+    if found is None:
+        yield _line("bounds", "none: the layers are not known")
+        return
+    yield _line("bounds", f"first token after at least {_time(found.first_token_seconds)}, for {load.length:,} tokens")
+    each = f"each further after at least {_time(found.token_seconds)} ({found.limited_by})"
+    yield _line("", f"{each}, at most {found.tokens_per_second:,.0f} tokens per second")
+    yield _line("", "no engine is faster; real ones are slower")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 def _facts(blueprint: Blueprint, load: Load) -> Iterator[tuple[str, str]]:
@@ -146,7 +192,11 @@ def _facts(blueprint: Blueprint, load: Load) -> Iterator[tuple[str, str]]:
     yield "as", ", ".join(f"{name} {gib(others[name])}" for name in _CARD_FORMATS if name in others)
     if blueprint.kv_bytes_per_token is not None:
         thousand = blueprint.kv_bytes_per_token * 1000 / 2**20
-        yield "KV cache", f"{blueprint.kv_bytes_per_token:,} bytes per token, {thousand:.1f} MiB per 1,000 tokens"
+        less = f", less beyond {dims.window:,}" if dims is not None and dims.window else ""
+        yield (
+            "KV cache",
+            f"{blueprint.kv_bytes_per_token:,} bytes per token, {thousand:.1f} MiB per 1,000 tokens{less}",
+        )
     if blueprint.structure is not None:
         one = sequence_bytes(blueprint.structure, load.length, load.kv_bytes, block=load.block)
         yield "", f"{one / GIB:.2f} GiB for one sequence of {load.length:,} tokens"
