@@ -69,6 +69,13 @@ class TextCodec:
         )
 
     @cached_property
+    def info(self) -> dict[str, Any]:
+        """What clients ask of a tokenizer, under the names of tokenizer_config.json."""
+        tokens = {name: getattr(self._tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        template = str(self._tokenizer.get_chat_template()) if self.has_chat_template else None
+        return {"tokenizer_class": type(self._tokenizer).__name__, **tokens, "chat_template": template}
+
+    @cached_property
     def template_for_tools(self) -> str:
         """The chat template that renders messages with tools; empty when there is none that speaks of them."""
         text = str(self._tokenizer.get_chat_template(tools=[])) if self.has_chat_template else ""

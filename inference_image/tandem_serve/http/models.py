@@ -1,7 +1,8 @@
-"""`GET /v1/models`, `POST /tokenize`, `POST /detokenize`."""
+"""`GET /v1/models`, `/tokenize`, `/detokenize`, `/tokenizer_info`; and OpenAI's routes that are not here."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter
@@ -9,6 +10,17 @@ from fastapi import APIRouter
 from tandem_serve.http import errors, prompts
 from tandem_serve.http.schema import DetokenizeRequest, TokenizeRequest
 from tandem_serve.service import Service
+
+_TEXT_ONLY = "the model makes text from text"
+_NOT_HERE = {
+    "/v1/embeddings": "the model generates text and has no embeddings to give",
+    "/v1/responses": "conversations are not kept here",
+    "/v1/moderations": _TEXT_ONLY,
+    "/v1/images/generations": _TEXT_ONLY,
+    "/v1/audio/speech": _TEXT_ONLY,
+    "/v1/audio/transcriptions": _TEXT_ONLY,
+    "/v1/audio/translations": _TEXT_ONLY,
+}
 
 
 def router(service: Service) -> APIRouter:
@@ -36,11 +48,13 @@ def router(service: Service) -> APIRouter:
     @routes.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         prompts.check_model(service, body.model)
+        body.refuse_unsupported()
         codec = service.loaded.codec
         if (body.prompt is None) == (body.messages is None):
             raise errors.invalid("give either prompt or messages", param="prompt")
         if body.messages is not None:
-            tokens = await prompts.chat_tokens(service, body.messages, None)
+            tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()] or None
+            tokens = await prompts.chat_tokens(service, body.messages, body.chat_template_kwargs, tools=tools)
         else:
             tokens = await prompts.encode(service, body.prompt or "", special=body.add_special_tokens)
         answer: dict[str, Any] = {
@@ -59,4 +73,19 @@ def router(service: Service) -> APIRouter:
                 raise errors.invalid(f"tokens: {token} is not a token", param="tokens")
         return {"prompt": codec.decode(body.tokens)}
 
+    @routes.get("/tokenizer_info")
+    async def tokenizer_info() -> dict[str, Any]:
+        loaded = service.loaded
+        return {**loaded.codec.info, "model_max_length": loaded.facts.max_model_len}
+
+    for path, what in _NOT_HERE.items():
+        routes.add_api_route(path, _refusal(path, what), methods=["POST"])
     return routes
+
+
+def _refusal(path: str, what: str) -> Callable[[], Awaitable[None]]:
+    async def refuse() -> None:
+        message = f"{path} is not served: {what}. This server has /v1/chat/completions and /v1/completions."
+        raise errors.ApiError(404, message, code="unsupported_endpoint")
+
+    return refuse

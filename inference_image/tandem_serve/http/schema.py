@@ -291,6 +291,8 @@ class TokenizeRequest(_Request):
     model: Text | None = None
     prompt: Text | None = None
     messages: Items[ChatMessage] | None = None
+    tools: Annotated[Items[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool = True
     return_token_strs: bool = False
 

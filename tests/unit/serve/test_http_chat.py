@@ -122,3 +122,49 @@ async def test_tokenize_and_detokenize(server: LiveServer) -> None:
     assert (await server.post("/detokenize", {"tokens": answer["tokens"]})).json == {"prompt": "the quick"}
     assert (await server.post("/detokenize", {"tokens": [5000]})).status == 400
     assert (await server.post("/tokenize", {})).error["param"] == "prompt"
+
+
+async def test_tools_are_part_of_what_is_tokenized(server: LiveServer) -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    body = {"messages": MESSAGES, "chat_template_kwargs": {"x": 1}}
+    plain = (await server.post("/tokenize", body)).json
+    assert (await server.post("/tokenize", {**body, "tools": tools})).json == plain  # the template knows no tools
+    refused = await server.post("/tokenize", {**body, "continue_final_message": True})
+    assert refused.error["param"] == "continue_final_message"
+
+
+async def test_the_tokenizer_is_described(server: LiveServer) -> None:
+    info = (await server.get("/tokenizer_info")).json
+    assert (info["bos_token"], info["eos_token"], info["pad_token"]) == ("<s>", "</s>", None)
+    assert info["chat_template"] == tiny.CHAT_TEMPLATE
+    assert info["model_max_length"] == 1024
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/v1/audio/speech"])
+async def test_other_routes_of_openai_say_that_they_are_not_here(server: LiveServer, path: str) -> None:
+    answer = await server.post(path, {"input": "x"})
+    assert (answer.status, answer.error["code"]) == (404, "unsupported_endpoint")
+    assert "/v1/chat/completions" in answer.error["message"]
+
+
+async def test_tokens_come_with_the_text_when_asked_for(server: LiveServer) -> None:
+    fields = {"max_tokens": 6, "return_token_ids": True}
+    answer = (await chat(server, **fields)).json
+    prompt, new = answer["prompt_token_ids"], answer["choices"][0]["token_ids"]
+    assert (len(prompt), len(new)) == (answer["usage"]["prompt_tokens"], 6)
+    events = (await chat(server, stream=True, **fields)).events[:-1]
+    assert events[0]["prompt_token_ids"] == prompt
+    assert [token for event in events for token in event["choices"][0].get("token_ids", ())] == new
+    plain = (await server.complete(prompt, **fields)).json["choices"][0]
+    assert (plain["prompt_token_ids"], plain["token_ids"]) == (prompt, new)
+    events = (await server.complete(prompt, stream=True, n=2, **fields)).events[:-1]
+    for number in (0, 1):
+        mine = [event["choices"][0] for event in events if event["choices"][0]["index"] == number]
+        assert [choice["prompt_token_ids"] for choice in mine if "prompt_token_ids" in choice] == [prompt]
+        assert [token for choice in mine for token in choice["token_ids"]] == new
+
+
+async def test_special_tokens_can_be_kept_in_the_text(server: LiveServer) -> None:
+    bias = {"logit_bias": {"0": 100}, "max_tokens": 2}
+    assert (await server.complete("the quick", **bias)).text == ""
+    assert (await server.complete("the quick", skip_special_tokens=False, **bias)).text == "<s><s>"
