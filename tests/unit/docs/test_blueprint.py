@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tandem.blueprint.families import FAMILIES
@@ -30,15 +31,21 @@ def shown(command):
     return re.search(rf"^\$ {re.escape(command)}.*\n((?:.+\n)+?)```", PAGE, re.MULTILINE)[1].splitlines()
 
 
-def test_the_card_on_the_page(tmp_path, capsys):
-    (tmp_path / "config.json").write_text(json.dumps(QWEN))
+@pytest.mark.parametrize(
+    ("model", "config", "options"),
+    [("qwen", QWEN, "--batch 8"), ("llama", GOLDEN[0].config(), "--batch 8 --gpu H100-80GB")],
+    ids=["card", "bounds"],
+)
+def test_s3_15_the_cards_on_the_page_are_what_is_printed(tmp_path, capsys, model, config, options):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    begin, end = shown(f"tandem blueprint show ./models/{model} {options}"), "…"
 
-    assert run(["blueprint", "show", str(tmp_path)]) == 0
-    card = shown("tandem blueprint show")
-    assert capsys.readouterr().out.splitlines()[: len(card)] == card
+    assert run(["blueprint", "show", str(tmp_path), *options.split()]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in begin if line not in (*printed, end)] == []
 
 
-def test_the_verdict_on_the_page(tmp_path, capsys):
+def test_s3_15_the_verdict_on_the_page(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(GOLDEN[0].config()))
     spec = {
         "model": {"pvc": {"claimName": "m"}},
@@ -58,14 +65,14 @@ def test_the_verdict_on_the_page(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == shown("tandem fit")
 
 
-def test_the_declaration_on_the_page_is_taken(tmp_path):
+def test_s3_15_the_declaration_on_the_page_is_taken(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(re.search(r"```json\n(.*?)```", PAGE, re.DOTALL)[1])
 
     assert run(["blueprint", "show", str(path)]) == 0
 
 
-def test_the_resource_on_the_page_is_valid(tmp_path):
+def test_s3_15_the_resource_on_the_page_is_valid(tmp_path):
     path = tmp_path / "blueprint.yaml"
     path.write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
 
