@@ -119,7 +119,8 @@ def _max_running(flags: Mapping[str, Any], config: ServeConfig) -> int:
 def bind(settings: Settings) -> socket.socket:
     """A listening socket, before anything slow happens. Raises `StartError`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named so that asyncio sees TCP and sends what is written at once, without waiting for ACKs.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE.items():  # connections inherit them
