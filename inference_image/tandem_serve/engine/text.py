@@ -53,7 +53,7 @@ class TextCodec:
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
         """Tokens of a text, with the tokenizer's special tokens around it when `special`."""
         if self._direct:
-            return tuple(self._backend.encode(text, add_special_tokens=special).ids)
+            return self._ids(text, special=special)
         with self._lock:  # transformers' wrapper sets options on the shared tokenizer
             return tuple(self._tokenizer.encode(text, add_special_tokens=special))
 
@@ -62,8 +62,7 @@ class TextCodec:
         self._backend.no_truncation()
         self._backend.no_padding()
         return all(
-            self._backend.encode(text, add_special_tokens=special).ids
-            == self._tokenizer.encode(text, add_special_tokens=special)
+            self._ids(text, special=special) == tuple(self._tokenizer.encode(text, add_special_tokens=special))
             for text in _PROBES
             for special in (True, False)
         )
@@ -86,6 +85,10 @@ class TextCodec:
         """The special token that is written so, if there is one."""
         added = self._tokenizer.added_tokens_decoder
         return next((token for token, one in added.items() if one.special and one.content == text), None)
+
+    def _ids(self, text: str, *, special: bool) -> tuple[int, ...]:
+        """The batch function leaves the interpreter to others while it works, and does not note where tokens stand."""
+        return tuple(self._backend.encode_batch_fast([text], add_special_tokens=special)[0].ids)
 
     def encode_chat(
         self,

@@ -143,9 +143,7 @@ class _Exchange:
             if not allows(authorization):
                 return wrong_key(given=bool(authorization))
         declared = self._headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._rules.max_body:
-            return body_too_large(self._rules.max_body)
-        return None
+        return self._room_for(int(declared)) if declared.isdigit() else None
 
     async def receive(self) -> Message:
         if self._body_is_there:
@@ -160,7 +158,7 @@ class _Exchange:
         if message["type"] == "http.request":
             self._body_is_there = not message.get("more_body", False)
             self._received += len(message.get("body", b""))
-            refusal = self._too_much()
+            refusal = self._room_for(self._received)
             if refusal is not None:
                 if not self._body_is_there:
                     await self._discard()
@@ -168,11 +166,11 @@ class _Exchange:
                 return {"type": "http.disconnect"}
         return message
 
-    def _too_much(self) -> ApiError | None:
-        """Why no more of the body is read, if so."""
-        if self._received > self._rules.max_body:
+    def _room_for(self, nbytes: int) -> ApiError | None:
+        """Takes room for a body of this size, as it is declared or, without that, as it comes; or why there is none."""
+        if nbytes > self._rules.max_body:
             return body_too_large(self._rules.max_body)
-        more = max(0, self._received - SMALL_BODY_BYTES) - self._counted
+        more = max(0, nbytes - SMALL_BODY_BYTES - self._counted)
         if not self._rules.bodies.take(more):
             return too_many_bodies()
         self._counted += more

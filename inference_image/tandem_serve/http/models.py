@@ -68,9 +68,10 @@ def router(service: Service) -> APIRouter:
     async def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
         prompts.check_model(service, body.model)
         codec = service.loaded.codec
-        for token in body.tokens:
-            if not 0 <= token < codec.vocab_size:
-                raise errors.invalid(f"tokens: {token} is not a token", param="tokens")
+        most = max(prompts.INLINE_CHARS, service.loaded.facts.max_model_len)
+        if len(body.tokens) > most:
+            raise errors.too_long(f"tokens: {len(body.tokens)}, and this server reads at most {most}", param="tokens")
+        prompts.check_tokens(service, body.tokens, param="tokens")
         return {"prompt": codec.decode(body.tokens)}
 
     @routes.get("/tokenizer_info")

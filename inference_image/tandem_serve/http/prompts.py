@@ -13,6 +13,9 @@ from tandem_serve.http.errors import ApiError, invalid, too_long
 from tandem_serve.http.schema import MAX_CHOICES, ChatMessage
 from tandem_serve.service import Service
 
+MAX_CHARS = 1_000_000
+CHARS_PER_TOKEN = 64
+"""Far more than any text has in the mean: a longer one cannot fit into the context."""
 INLINE_CHARS = 20_000
 """Longer texts are tokenized in a thread, so that they do not hold up the event loop."""
 MANY_TOOLS = 50
@@ -34,8 +37,10 @@ async def from_completion(service: Service, prompt: str | list[Any]) -> list[Pro
         raise invalid("prompt: it is empty", param="prompt")
     if len(items) > MAX_CHOICES:  # before the work of reading them
         raise invalid(f"prompt: {len(items)} prompts, and one request may have {MAX_CHOICES}", param="prompt")
-    tokens = [await _encode(service, item) if isinstance(item, str) else _checked(codec, item) for item in items]
-    return [limit(service, one, param="prompt") for one in tokens]
+    return [
+        limit(service, await _encode(service, item) if isinstance(item, str) else _checked(codec, item), param="prompt")
+        for item in items
+    ]
 
 
 async def from_text(service: Service, text: str) -> Prompt:
@@ -67,8 +72,10 @@ async def chat_tokens(
     for name in template or {}:
         if name in RESERVED:
             raise invalid(f"chat_template_kwargs: {name} is not for requests", param=f"chat_template_kwargs.{name}")
+    chars = sum(len(message["content"]) for message in flat)
+    check_chars(service, chars, param="messages")
     work = partial(codec.encode_chat, flat, template or {}, tools=tools)
-    is_long = sum(len(message["content"]) for message in flat) > INLINE_CHARS or len(tools or ()) > MANY_TOOLS
+    is_long = chars > INLINE_CHARS or len(tools or ()) > MANY_TOOLS
     try:
         return await (service.read_long(work) if is_long else asyncio.to_thread(work))
     except TemplateError as error:
@@ -87,9 +94,17 @@ def limit(service: Service, tokens: tuple[int, ...], *, param: str) -> Prompt:
 
 
 async def encode(service: Service, text: str, *, special: bool = True) -> tuple[int, ...]:
-    """Tokens of a text, not limited; may be none."""
+    """Tokens of a text; may be none. Raises a 413 for what need not be looked at to know that it is too long."""
+    check_chars(service, len(text), param="prompt")
     work = partial(service.loaded.codec.encode, text, special=special)
     return await service.read_long(work) if len(text) > INLINE_CHARS else work()
+
+
+def check_chars(service: Service, chars: int, *, param: str) -> None:
+    """Raises a 413: tokens take some hundred times the memory of the text that they are made from."""
+    most = max(MAX_CHARS, CHARS_PER_TOKEN * service.loaded.facts.max_model_len)
+    if chars > most:
+        raise too_long(f"{param}: {chars} characters, and this server reads at most {most}", param=param)
 
 
 async def _encode(service: Service, text: str) -> tuple[int, ...]:
