@@ -148,6 +148,17 @@ class Service:
         self.timings.begin(request.seq_id for request in generation.requests)
         return generation
 
+    def full(self) -> errors.ApiError | None:
+        """The 429 that `start` would raise for one more sequence."""
+        if self._backend is None:
+            return None
+        try:
+            self._backend.client.check_room(1)
+        except QueueFullError:
+            self.metrics.refused("queue_full")
+            return errors.queue_full(retry_after=1)
+        return None
+
     def deadline(self) -> float:
         """When a generation that arrives now must have ended, on the service's clock."""
         return self.clock() + self.settings.config.generation_timeout

@@ -24,6 +24,7 @@ def create_app(service: Service) -> ASGIApp:
         max_body=settings.max_body_bytes,
         patience=settings.client_seconds,
         bodies=BodyMemory(LARGE_BODIES * settings.max_body_bytes),
+        full=service.full,
         allows=None if service.keys is None else service.keys.allows,
     )
     return Edge(app, rules, on_answer=service.metrics.answered)

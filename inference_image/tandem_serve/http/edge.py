@@ -20,9 +20,12 @@ from tandem_serve.http.errors import ApiError, body_too_large, error_body, faile
 log = logging.getLogger(__name__)
 _SAFE_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 _TRACE = re.compile(rb"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_DISCARD_SECONDS = 1.0
+_DISCARD_SECONDS = 5.0
 _QUIET = frozenset({"/health", "/livez", "/metrics"})
 _HANDOFFS = "/kv/"
+_GENERATIONS = frozenset({"/v1/completions", "/v1/chat/completions", "/generate"})
+MOST_CONTAINERS = 200_000
+"""Lists and objects of a body: each takes thirty times its two bytes."""
 SMALL_BODY_BYTES = 1 << 16
 
 
@@ -55,6 +58,8 @@ class EdgeRules:
     bodies: BodyMemory
     allows: Callable[[bytes], bool] | None = None
     """Whether a header `Authorization` may pass; None: everyone may."""
+    full: Callable[[], ApiError | None] = lambda: None
+    """Why one more generation would be refused at this moment, if so: then its body is not even parsed."""
 
 
 class Edge:
@@ -97,6 +102,7 @@ class _Exchange:
         scope["tandem.request_id"] = self.request_id
         self._waits_for_leave = headers.get(b"expect", b"").lower() == b"100-continue"
         self._received = 0
+        self._containers = 0
         self._counted = 0
         self.status = 0
         self._refused = False
@@ -156,15 +162,26 @@ class _Exchange:
             await self._refuse(ApiError(408, text, code="body_timeout"))
             return {"type": "http.disconnect"}
         if message["type"] == "http.request":
-            self._body_is_there = not message.get("more_body", False)
-            self._received += len(message.get("body", b""))
-            refusal = self._room_for(self._received)
+            refusal = self._took(message)
             if refusal is not None:
                 if not self._body_is_there:
                     await self._discard()
                 await self._refuse(refusal)
                 return {"type": "http.disconnect"}
         return message
+
+    def _took(self, message: Message) -> ApiError | None:
+        """Counts a piece of the body. Returns why no more is read, or nothing made of it, if so."""
+        piece = message.get("body", b"")
+        self._received += len(piece)
+        self._containers += piece.count(b"{") + piece.count(b"[")
+        self._body_is_there = not message.get("more_body", False)
+        if self._containers > MOST_CONTAINERS:
+            text = f"The body has more than {MOST_CONTAINERS} opening brackets and braces."
+            return ApiError(413, text, code="body_too_large")
+        if self._body_is_there and self.scope["path"] in _GENERATIONS and (full := self._rules.full()) is not None:
+            return full
+        return self._room_for(self._received)
 
     def _room_for(self, nbytes: int) -> ApiError | None:
         """Takes room for a body of this size, as it is declared or, without that, as it comes; or why there is none."""

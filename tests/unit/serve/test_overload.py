@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tandem_serve.cli import bind
+from tandem_serve.engine.client import QueueFullError
 from tandem_serve.engine.loader import LoadedModel
 from tests.unit.serve import tiny
 from tests.unit.serve.live import LiveServer, live_server
@@ -139,3 +140,25 @@ def test_a_low_soft_limit_of_open_files_is_raised() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     done = subprocess.run([sys.executable, "-c", MANY_FILES], capture_output=True, text=True, timeout=100, check=True)
     assert int(done.stdout) == (65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536))
+
+
+async def test_when_the_queue_is_full_a_body_is_not_even_parsed(
+    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with live_server(tiny.settings(Path("x")), llama) as server:
+
+        def full(_sequences: int) -> None:
+            raise QueueFullError
+
+        monkeypatch.setattr(server.running.backend.client, "check_room", full)
+        for path in ("/v1/completions", "/v1/chat/completions", "/generate"):
+            answer = await server.request("POST", path, data=b"not JSON", headers={"content-type": "application/json"})
+            assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (429, "queue_full", "1")
+        assert (await server.post("/tokenize", {"prompt": "a"})).status == 200
+
+
+async def test_small_values_without_number_are_refused(llama: LoadedModel) -> None:
+    async with live_server(tiny.settings(Path("x")), llama) as server:
+        answer = await server.post("/v1/completions", {"prompt": "a", "max_tokens": 1, "unknown": [{}] * 200_000})
+        assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+        assert (await server.complete("[{" * 400, max_tokens=1)).status == 200
