@@ -58,6 +58,7 @@ def exercised(workspace: Workspace) -> Iterator[None]:
     both = {"roles": {"prefill": {"replicas": 0}, "decode": {"replicas": 0}}}
     workspace.apply(model_deployment(NAME, mode="disagg", **both))
     workspace.wait_until(lambda: not workspace.list("deployments", f"{SELECTOR},tandem.dev/role=agg"), "agg is pruned")
+    share_a_model(workspace)
     for other in OTHERS:
         workspace.apply({"apiVersion": "tandem.dev/v1alpha1", "metadata": {"name": NAME}, **other})
     for other in OTHERS:
@@ -66,6 +67,27 @@ def exercised(workspace: Workspace) -> Iterator[None]:
         )
     yield
     workspace.delete(NAME)
+
+
+def share_a_model(workspace: Workspace) -> None:
+    """Two deployments of one model have one blueprint, until one of them takes another model; GPUs are looked for."""
+    gpus = {"backend": "vllm", "roles": {"agg": {"replicas": 0}}, "router": {"replicas": 1, "resources": SMALL}}
+    for name, path in (("one", "shared"), ("two", "shared")):
+        workspace.apply(model_deployment(f"{NAME}-{name}", model={"pvc": {"claimName": "models", "path": path}}, **gpus))
+    workspace.wait_until(lambda: owners(workspace) == {f"{NAME}-one", f"{NAME}-two"}, "both own the blueprint")
+    for name in ("one", "two"):
+        other = {"pvc": {"claimName": "models", "path": f"other-{name}"}}
+        workspace.apply(model_deployment(f"{NAME}-{name}", model=other, **gpus))
+    workspace.wait_until(lambda: not owners(workspace), "nobody owns the first blueprint")
+    workspace.delete(f"{NAME}-one", f"{NAME}-two")
+
+
+def owners(workspace: Workspace) -> set[str]:
+    """The owners of the blueprint of the model in the directory `shared`."""
+    for found in workspace.list("modelblueprints"):
+        if found["spec"].get("from", {}).get("pvc", {}).get("path") == "shared":
+            return {owner["name"] for owner in found["metadata"]["ownerReferences"]}
+    return set()
 
 
 def kinds(workspace: Workspace) -> set[str]:

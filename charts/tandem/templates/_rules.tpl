@@ -10,6 +10,14 @@ Server-side apply is "patch", and "create" where the object is not there yet.
 - apiGroups: [tandem.dev]
   resources: [modeldeployments/status, modelblueprints/status, modeljobs/status, modelroutes/status]
   verbs: [patch]
+# The blueprint of a deployment that names none, shared by all that have the same model.
+- apiGroups: [tandem.dev]
+  resources: [modelblueprints]
+  verbs: [create, patch, delete]
+# A pod that reads the model's config.json from its volume, or from a hub.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [create]
 # Asked for by clusters that enforce blockOwnerDeletion (admission plugin OwnerReferencesPermissionEnforcement).
 - apiGroups: [tandem.dev]
   resources: [modeldeployments/finalizers]

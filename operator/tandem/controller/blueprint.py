@@ -1,146 +1,220 @@
-"""ModelBlueprint: reads a config.json once, and keeps its facts in the status."""
+"""ModelBlueprint: reads what a model is once, and keeps its facts in the status."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tandem.api.deployment import HubSource, PvcSource
 from tandem.api.load import validate_model
 from tandem.api.problems import Refused, refuse
 from tandem.api.resources import BlueprintDesign
-from tandem.blueprint.budget import over_budget
-from tandem.blueprint.card import bytes_per_format, kv_kind
 from tandem.blueprint.design import from_design
-from tandem.blueprint.model import Blueprint
+from tandem.blueprint.packed import unpack
 from tandem.blueprint.text import read_text
-from tandem.controller.conditions import Condition, as_status, false, true
+from tandem.controller.blueprint_status import conditions_in, facts_of, kept
+from tandem.controller.conditions import Condition, as_status, false, find, unknown
+from tandem.controller.owned import OwnedBlueprints
+from tandem.controller.probes import Finding, Probes, finding_of
 from tandem.controller.statuswriter import StatusWriter
 from tandem.controller.texts import ConfigTexts
+from tandem.controller.uses import Uses
 from tandem.controller.verdict import Verdict
-from tandem.kube.cache import Cache, Ref
+from tandem.kube.cache import Cache, Entry, Ref
+from tandem.kube.client import Client
 from tandem.kube.clock import Clock
+from tandem.kube.errors import ApiError
+from tandem.kube.resources import JOB
+from tandem.manifests.probe import probe_job
 
-_NOT_SERVED = (
-    "the facts of a model are read from spec.from.inline, spec.from.configMapRef and spec.design so far: put the text "
-    "of its config.json into the first or second"
-)
-_FACTS = ("digest", "totalParams", "activeParams", "weightBytes", "kv", "maxSeqLen")
+_NO_JOBS = "this version runs no jobs yet: use spec.from.pvc with the directory that the job would have written"
+# A model that is about to be used anew is looked at again, but not more often than this.
+LOOK_AGAIN_SECONDS = 600.0
+# A Job without a pod: its pods are refused, or not made yet.
+NO_POD_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The text of a config.json, and what messages call it."""
+class _Round:
+    """What a look came to: facts and conditions for the status, and when to look again."""
 
-    text: str
-    name: str
+    facts: Mapping[str, Any]
+    conditions: list[Condition]
+    again_after: float | None = None
 
 
 class BlueprintReconciler:
-    """Keeps facts and conditions of every ModelBlueprint."""
+    """Keeps facts and conditions of every ModelBlueprint. `changed` hears of each deployment that uses one about which
+    there is news."""
 
-    def __init__(self, cache: Cache, statuses: StatusWriter, texts: ConfigTexts, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        client: Client,
+        cache: Cache,
+        statuses: StatusWriter,
+        texts: ConfigTexts,
+        clock: Clock,
+        uses: Uses,
+        probes: Probes,
+        image: str,
+        changed: Callable[[Ref], None],
+    ) -> None:
+        self._client = client
         self._cache = cache
         self._statuses = statuses
         self._texts = texts
         self._clock = clock
+        self._uses = uses
+        self._probes = probes
+        self._image = image
+        self._changed = changed
+        self._owned = OwnedBlueprints(client, cache, uses, clock)
+        self._begun: dict[Ref, tuple[str, float]] = {}
+        self._told: dict[Ref, object] = {}
 
     async def reconcile(self, ref: Ref) -> Verdict:
-        """Brings the status of one object up to date."""
+        """Brings the status of one object up to date. Raises ApiError and Fenced."""
+        waits = [await self._owned.keep(ref)]
         entry = self._cache.get(ref)
         if entry is None or entry.deleting:
-            self._texts.names(ref, ())
-            self._statuses.forget(ref)
-            return Verdict()
+            self._forget(ref)
+            self._tell(ref)
+            return Verdict(again_after=waits[0])
         obj = entry.object
         previous = obj.get("status") or {}
         generation = obj["metadata"].get("generation", 0)
         try:
-            spec = obj["spec"]
-            source = await self._source(ref, spec)
-            facts, conditions = facts_of(source, spec.get("budget") or {}, previous, design=spec.get("design"))
+            done = await self._look(entry, obj, previous)
         except Refused as refused:
-            facts, conditions = kept(previous), [false("Parsed", "Refused", str(refused))]
-        shown = as_status(conditions, previous.get("conditions") or (), generation=generation, now=self._clock.now())
-        status = {"observedGeneration": generation, "conditions": shown, **facts}
-        return Verdict(again_after=await self._statuses.write(entry, obj, status))
+            self._probes.set_stage(ref, "over")
+            done = _Round(kept(previous), [false("Parsed", "Refused", str(refused))])
+        shown = as_status(
+            done.conditions, previous.get("conditions") or (), generation=generation, now=self._clock.now()
+        )
+        status = {"observedGeneration": generation, "conditions": shown, **done.facts}
+        waits += [await self._statuses.write(entry, obj, status), done.again_after]
+        self._tell(ref)
+        return Verdict(again_after=min((wait for wait in waits if wait is not None), default=None))
 
-    async def _source(self, ref: Ref, spec: Mapping[str, Any]) -> Source | None:
-        """The text that the spec names; None when it names none that is served."""
+    async def _look(self, entry: Entry, obj: Mapping[str, Any], previous: Mapping[str, Any]) -> _Round:
+        spec = obj["spec"]
+        budget = spec.get("budget") or {}
         given = spec.get("from") or {}
+        if spec.get("design") is not None:
+            blueprint = from_design(validate_model(BlueprintDesign, spec["design"], "spec.design"))
+            self._probes.set_stage(entry.ref, "over")
+            return _Round(*facts_of(blueprint, "spec.design", budget, {}, reason="Designed"))
+        if "jobRef" in given:
+            self._probes.set_stage(entry.ref, "over")
+            return _Round({}, [false("Parsed", "NotServedYet", _NO_JOBS)])
+        if "pvc" in given or "hub" in given:
+            return await self._probed(entry, obj, previous)
+        name, text = await self._text(entry.ref, given)
+        self._probes.set_stage(entry.ref, "over")
+        return _Round(*facts_of(read_text(text, name), name, budget, previous))
+
+    async def _probed(self, entry: Entry, obj: Mapping[str, Any], previous: Mapping[str, Any]) -> _Round:
+        """What a pod tells; without one, what is known, or a Job that makes one."""
+        ref = entry.ref
+        pod = self._probes.newest(ref, entry.uid)
+        if pod is None:
+            if previous.get("facts") and not self._is_due(ref):
+                self._probes.set_stage(ref, "over")
+                return self._unchanged(previous)
+            return await self._begin(entry, obj, previous)
+        found = finding_of(pod, self._clock.now())
+        self._probes.set_stage(ref, found.stage)
+        if found.facts:
+            blueprint = unpack(found.facts, "the probe's answer")
+            return _Round(*facts_of(blueprint, "the model", obj["spec"].get("budget") or {}, previous))
+        return self._without(found, previous)
+
+    def _without(self, found: Finding, previous: Mapping[str, Any]) -> _Round:
+        if previous.get("facts"):
+            # A second look that came to nothing takes nothing back.
+            return self._unchanged(previous)
+        make = false if found.stage == "over" else unknown
+        return _Round({}, [make("Parsed", found.reason, found.message)])
+
+    def _unchanged(self, previous: Mapping[str, Any]) -> _Round:
+        return _Round(kept(previous), conditions_in(previous))
+
+    def _is_due(self, ref: Ref) -> bool:
+        """Whether somebody wants to use the model anew, and the last look is long ago."""
+        if not self._probes.take_ask(ref):
+            return False
+        last = self._begun.get(ref)
+        return last is None or self._clock.monotonic() - last[1] > LOOK_AGAIN_SECONDS
+
+    async def _begin(self, entry: Entry, obj: Mapping[str, Any], previous: Mapping[str, Any]) -> _Round:
+        """Creates the Job, unless that was done a moment ago."""
+        ref, now = entry.ref, self._clock.monotonic()
+        self._probes.take_ask(ref)
+        last = self._begun.get(ref)
+        found = Finding("starting", reason="Probing", message="a pod is started that reads the model's files")
+        if last is None or last[0] != entry.uid or now - last[1] > NO_POD_SECONDS:
+            self._begun[ref] = (entry.uid, now)
+            given = obj["spec"]["from"]
+            users = self._uses.users(ref)
+            pulled = users[0].object["spec"] if users else {}
+            job = probe_job(obj, _source(given), image=self._image, pulled=pulled)
+            try:
+                await self._client.create(JOB, job)
+            except ApiError as error:
+                if error.is_transient:
+                    self._begun.pop(ref)
+                    raise
+                found = Finding("stuck", reason="ProbeRefused", message=str(error))
+                if error.is_conflict:
+                    found = Finding(
+                        "stuck", reason="ProbeWithoutPod", message=f"Job {job['metadata']['name']} has no pod"
+                    )
+        elif self._probes.stage(ref) == "stuck":
+            return replace(self._unchanged(previous), again_after=NO_POD_SECONDS)
+        self._probes.set_stage(ref, found.stage)
+        return replace(self._without(found, previous), again_after=NO_POD_SECONDS)
+
+    async def _text(self, ref: Ref, given: Mapping[str, Any]) -> tuple[str, str]:
+        """Name and text of the config.json that the spec has, or names a ConfigMap for; raises `Refused`."""
         config_map = given.get("configMapRef")
         self._texts.names(ref, () if config_map is None else (config_map["name"],))
         if config_map is None:
-            inline = given.get("inline")
-            return None if inline is None else Source(inline, "spec.from.inline")
+            return "spec.from.inline", str(given.get("inline", ""))
         path = "spec.from.configMapRef"
         data = await self._texts.read(ref.namespace, config_map["name"], path=f"{path}.name")
         key = config_map.get("key", "config.json")
         if key not in data:
             fix = f"It has {', '.join(sorted(data)) or 'none'}."
             raise refuse(f"{path}.key", key, "the ConfigMap has no such key", fix)
-        return Source(data[key], f"ConfigMap {config_map['name']}/{key}")
+        return f"ConfigMap {config_map['name']}/{key}", data[key]
+
+    def _tell(self, ref: Ref) -> None:
+        """Has the deployments looked at that use it, if there is news for them."""
+        entry = self._cache.get(ref)
+        parsed = None
+        if entry is not None:
+            status = entry.object.get("status") or {}
+            condition = find(status.get("conditions"), "Parsed") or {}
+            parsed = (entry.uid, status.get("facts"), condition.get("reason"), self._probes.stage(ref))
+        if self._told.get(ref) == parsed:
+            return
+        if parsed is None:
+            del self._told[ref]
+        else:
+            self._told[ref] = parsed
+        for user in self._uses.users(ref):
+            self._changed(user.ref)
+
+    def _forget(self, ref: Ref) -> None:
+        self._texts.names(ref, ())
+        self._statuses.forget(ref)
+        self._probes.forget(ref)
+        self._begun.pop(ref, None)
 
 
-def facts_of(
-    source: Source | None,
-    budget: Mapping[str, int],
-    previous: Mapping[str, Any],
-    *,
-    design: Mapping[str, Any] | None = None,
-) -> tuple[dict[str, Any], list[Condition]]:
-    """(facts, conditions) of a status; raises `Refused`. Facts never change: what was read first stays."""
-    if design is not None:
-        blueprint = from_design(validate_model(BlueprintDesign, design, "spec.design"))
-        return _facts(blueprint), [true("Parsed", "Designed", _summary(blueprint)), *_within(blueprint, budget)]
-    if source is None:
-        return {}, [false("Parsed", "NotServedYet", _NOT_SERVED)]
-    blueprint = read_text(source.text, source.name)
-    before = previous.get("digest")
-    if before is not None and before != blueprint.digest:
-        message = (
-            f"{source.name}: its content has changed (digest {blueprint.digest[:12]}, read first {before[:12]}), and "
-            "facts never change: create a new ModelBlueprint"
-        )
-        return kept(previous), [false("Parsed", "ContentChanged", message)]
-    return _facts(blueprint), [true("Parsed", "Parsed", _summary(blueprint)), *_within(blueprint, budget)]
-
-
-def kept(previous: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of an earlier status."""
-    return {name: previous[name] for name in _FACTS if name in previous}
-
-
-def _within(blueprint: Blueprint, budget: Mapping[str, int]) -> list[Condition]:
-    if not budget:
-        return []
-    problems = over_budget(
-        blueprint,
-        max_params=budget.get("maxParams"),
-        max_weight_bytes=budget.get("maxWeightBytes"),
-        max_context=budget.get("maxContext"),
-    )
-    if not problems:
-        return [true("WithinBudget", "WithinBudget")]
-    return [false("WithinBudget", "OverBudget", "; ".join(map(str, problems)))]
-
-
-def _facts(blueprint: Blueprint) -> dict[str, Any]:
-    structure = blueprint.structure
-    facts: dict[str, Any] = {
-        "digest": blueprint.digest,
-        "totalParams": blueprint.total_params,
-        "activeParams": blueprint.active_params,
-        "weightBytes": dict(bytes_per_format(blueprint)) or None,
-        "maxSeqLen": blueprint.max_seq_len,
-    }
-    if structure is not None and blueprint.kv_bytes_per_token is not None:
-        facts["kv"] = {"kind": kv_kind(structure), "bytesPerToken": blueprint.kv_bytes_per_token}
-    return {name: value for name, value in facts.items() if value is not None}
-
-
-def _summary(blueprint: Blueprint) -> str:
-    if blueprint.total_params is None:
-        return "declared numbers"
-    active = f", {blueprint.active_params:,} per token" if blueprint.is_moe else ""
-    return f"{blueprint.architecture}: {blueprint.total_params:,} parameters{active}"
+def _source(given: Mapping[str, Any]) -> PvcSource | HubSource:
+    if "pvc" in given:
+        return PvcSource.model_validate(given["pvc"], by_alias=True, by_name=False, extra="ignore")
+    return HubSource.model_validate(given["hub"], by_alias=True, by_name=False, extra="ignore")

@@ -38,6 +38,11 @@ def false(kind: str, reason: str, message: str = "") -> Condition:
     return Condition(kind, "False", reason, message)
 
 
+def unknown(kind: str, reason: str, message: str = "") -> Condition:
+    """A condition of which nobody knows whether it holds."""
+    return Condition(kind, "Unknown", reason, message)
+
+
 def as_status(
     conditions: Iterable[Condition], previous: Sequence[Mapping[str, Any]], *, generation: int, now: datetime
 ) -> list[dict[str, Any]]:

@@ -14,7 +14,9 @@ from tandem.api.load import parse_resource
 from tandem.api.problems import Problem, Refused
 from tandem.controller.apply import Applier, Outcome
 from tandem.controller.contest import managers_of
-from tandem.controller.desired import Rendered, Renderer
+from tandem.controller.desired import ModelKnowledge, Rendered, Renderer
+from tandem.controller.facts import FactsReader, Pin, choose, spec_hash, with_weights
+from tandem.controller.fits import Judged, judged
 from tandem.controller.hindrance import hindrance
 from tandem.controller.hints import HintReader
 from tandem.controller.ledger import Ledger, Ledgers
@@ -29,6 +31,8 @@ from tandem.controller.verdict import Verdict
 from tandem.kube.cache import LARGEST, Cache, Entry, Ref
 from tandem.kube.client import Client
 from tandem.kube.clock import Clock
+from tandem.kube.resources import WORKLOAD_KINDS
+from tandem.manifests.names import router_name
 
 # Objects of others that stand in the way carry no label of ours: nobody tells when they are gone.
 BLOCKED_SECONDS = 10.0
@@ -40,11 +44,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What a spec asks for: the objects, or the problems that it was refused for."""
+    """What a spec asks for: the objects, or the problems that it was refused for. `judged` says whether they fit,
+    `pin` what they were rendered with. `wait`: seconds in which facts may come that the workers depend on."""
 
     deployment: ModelDeployment | None = None
     rendered: Rendered | None = None
     problems: tuple[Problem, ...] = ()
+    judged: Judged | None = None
+    pin: Pin | None = None
+    wait: float = 0.0
+    is_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,7 @@ class DeploymentReconciler:
         statuses: StatusWriter,
         texts: ConfigTexts,
         loading: LoadingReader,
+        facts: FactsReader,
         clock: Clock,
         cluster_domain: str,
     ) -> None:
@@ -77,6 +87,7 @@ class DeploymentReconciler:
         self._renderer = renderer
         self._statuses = statuses
         self._loading = loading
+        self._facts = facts
         self._clock = clock
         self._cluster_domain = cluster_domain
         self._applier = Applier(client, cache)
@@ -104,31 +115,62 @@ class DeploymentReconciler:
         done = _Round()
         if wish.rendered is not None and wish.deployment is not None:
             ledger = self._ledgers.of(entry, document)
-            done = await self._act(entry, wish.deployment, wish.rendered, observed, ledger)
+            done = await self._act(entry, wish, observed, ledger)
             if any(failure.error.is_namespace_ending for failure in done.outcome.failures):
                 # Every child that goes would have us try again what cannot be done.
                 self._ending[ref] = entry.uid
                 return Verdict()
             if not done.plan.is_empty:
                 observed = self._observe(ref, entry)
+            if wish.is_first and not wish.wait:
+                self._facts.used_anew(entry)
         write_again = None
         if not self._keeps_quiet(ref, done.outcome):
             situation = self._situation(entry, document, wish, observed, done)
             status = next_status(situation, document.get("status") or {}, now=self._clock.now())
             write_again = await self._statuses.write(entry, document, status)
         left_alone = observed.until_left_alone(self._clock.now())
-        return _verdict(done, [look_again, ask_again, write_again, done.repair_after, left_alone])
+        waits = [look_again, ask_again, write_again, done.repair_after, left_alone, wish.wait or None]
+        return _verdict(done, waits)
 
     async def _wish(self, entry: Entry, document: Mapping[str, Any]) -> _Wish:
-        """Reads the spec and renders it."""
+        """Reads the spec, and renders it with what is known of its model."""
         deployment: ModelDeployment | None = None
         try:
             deployment = self._parsed(entry, document)
             rules, templates = await self._read_texts(entry.ref, deployment)
-            rendered = self._renderer.render(deployment, rules=rules, templates=templates)
+            hashed = spec_hash(document["spec"])
+            known = self._facts.look(entry, hashed)
+            deployment = with_weights(deployment, known)
+            gpu_memory = await self._facts.gpu_memory(deployment)
+            choice = choose(
+                known,
+                spec=hashed,
+                status=document.get("status") or {},
+                generation=entry.generation,
+                has_workers=self._has_workers(entry),
+                gpu_memory=gpu_memory,
+            )
+            sizes = choice.pin.gpu_memory or gpu_memory
+            rendered = self._renderer.render(
+                deployment,
+                rules=rules,
+                templates=templates,
+                known=ModelKnowledge(defaults=choice.defaults, late=choice.late, gpu_memory=sizes),
+            )
         except Refused as refused:
             return _Wish(deployment=deployment, problems=refused.problems)
-        return _Wish(deployment=deployment, rendered=rendered)
+        verdict = judged(rendered.fits, known, choice, overridden=bool(deployment.spec.override_fits))
+        if verdict.blocks or choice.lost:
+            return _Wish(deployment=deployment, judged=verdict)
+        return _Wish(
+            deployment=deployment,
+            rendered=rendered,
+            judged=verdict,
+            pin=choice.pin,
+            wait=choice.wait,
+            is_first=choice.is_new,
+        )
 
     def _parsed(self, entry: Entry, document: Mapping[str, Any]) -> ModelDeployment:
         """The resource with its present spec, read once per spec. Raises `Refused`."""
@@ -162,10 +204,19 @@ class DeploymentReconciler:
     def _observe(self, ref: Ref, entry: Entry) -> Observed:
         return observe(self._cache.children(ref.namespace, ref.name), entry.uid)
 
-    async def _act(
-        self, entry: Entry, deployment: ModelDeployment, rendered: Rendered, observed: Observed, ledger: Ledger
-    ) -> _Round:
+    def _has_workers(self, entry: Entry) -> bool:
+        """Whether workloads beside the router's are there."""
+        router = router_name(entry.ref.name)
+        children = self._cache.children(entry.ref.namespace, entry.ref.name)
+        return any(child.ref.kind in WORKLOAD_KINDS and child.ref.name != router for child in children)
+
+    async def _act(self, entry: Entry, wish: _Wish, observed: Observed, ledger: Ledger) -> _Round:
         """Plans what is due now and does it."""
+        deployment, rendered = wish.deployment, wish.rendered
+        if deployment is None or rendered is None or (wish.wait and observed.workers):
+            return _Round()
+        if wish.wait:
+            rendered = rendered.without_roles()
         rollout = deployment.spec.rollout
         has_older = any(workload.name not in rendered.workers.values() for workload in observed.workers)
         takeover = plan_takeover(
@@ -201,6 +252,9 @@ class DeploymentReconciler:
             declared=_declared(wish.deployment) if wish.rendered and wish.deployment else _present(observed),
             rendered=wish.rendered,
             problems=wish.problems,
+            judged=wish.judged,
+            pin=wish.pin,
+            waits=bool(wish.wait),
             observed=observed,
             hindrance=hindrance(done.plan, done.outcome),
             contests=ledger.repairs.contests,
@@ -231,6 +285,7 @@ class DeploymentReconciler:
         self._hints.forget(ref)
         self._texts.names(ref, ())
         self._loading.forget(ref)
+        self._facts.forget(ref)
 
 
 def _parse(entry: Entry, document: Mapping[str, Any]) -> ModelDeployment:

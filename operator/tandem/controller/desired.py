@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -13,11 +13,13 @@ from pydantic_core import from_json
 
 from tandem.api.deployment import ModelDeployment
 from tandem.api.problems import Refused
+from tandem.blueprint.model import Blueprint
 from tandem.kube.cache import Ref
 from tandem.kube.resources import WORKLOAD_KINDS
 from tandem.manifests import names
 from tandem.manifests.build import build
 from tandem.manifests.cluster import Cluster
+from tandem.manifests.fitting import RoleFit, Unjudged, judge_roles
 from tandem.manifests.model import Build
 
 
@@ -39,7 +41,7 @@ class Desired:
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """All objects of a deployment. `workers` names the workload (Deployment or LeaderWorkerSet) of each role; `router`
-    is the router's Deployment."""
+    is the router's Deployment. `of_roles` are the objects that belong to one role; `fits` the verdict on each."""
 
     revision: str
     objects: tuple[Desired, ...]
@@ -47,6 +49,12 @@ class Rendered:
     router: Desired
     parameters: bytes
     warnings: tuple[str, ...]
+    of_roles: frozenset[Ref] = frozenset()
+    fits: tuple[RoleFit | Unjudged, ...] = ()
+
+    def without_roles(self) -> Rendered:
+        """What does not depend on the model's facts."""
+        return replace(self, objects=tuple(found for found in self.objects if found.ref not in self.of_roles))
 
     @property
     def worker_loads(self) -> tuple[Desired, ...]:
@@ -61,9 +69,28 @@ class Rendered:
         return parsed
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelKnowledge:
+    """What is known of a model: `defaults` give parameters, `late` only judges what was rendered without. `gpu_memory`
+    are the bytes of one GPU, by role."""
+
+    defaults: Blueprint | None = None
+    late: Blueprint | None = None
+    gpu_memory: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def key(self) -> object:
+        """Equal for what renders and is judged alike."""
+        digests = (each.digest if each else None for each in (self.defaults, self.late))
+        return (*digests, *sorted(self.gpu_memory.items()))
+
+
+NOTHING_KNOWN = ModelKnowledge()
+
+
 @dataclass(frozen=True, slots=True)
 class _Memo:
-    key: tuple[str, int, int]
+    key: object
     result: Rendered | Refused
 
 
@@ -75,16 +102,21 @@ class Renderer:
         self._memos: dict[tuple[str, str], _Memo] = {}
 
     def render(
-        self, deployment: ModelDeployment, *, rules: Mapping[str, str], templates: Mapping[str, str]
+        self,
+        deployment: ModelDeployment,
+        *,
+        rules: Mapping[str, str],
+        templates: Mapping[str, str],
+        known: ModelKnowledge = NOTHING_KNOWN,
     ) -> Rendered:
         """The objects of `deployment`, with the texts of the ConfigMaps that it names; raises `Refused`."""
         metadata = deployment.metadata
         texts = hash((tuple(sorted(rules.items())), tuple(sorted(templates.items()))))
-        key = (metadata.uid, metadata.generation, texts)
+        key = (metadata.uid, metadata.generation, texts, deployment.spec.model, known.key)
         place = (metadata.namespace, metadata.name)
         memo = self._memos.get(place)
         if memo is None or memo.key != key:
-            memo = _Memo(key, self._build(deployment, rules, templates))
+            memo = _Memo(key, self._build(deployment, rules, templates, known))
             self._memos[place] = memo
         if isinstance(memo.result, Refused):
             raise Refused(memo.result.problems)
@@ -101,12 +133,27 @@ class Renderer:
         self._memos.pop((namespace, name), None)
 
     def _build(
-        self, deployment: ModelDeployment, rules: Mapping[str, str], templates: Mapping[str, str]
+        self,
+        deployment: ModelDeployment,
+        rules: Mapping[str, str],
+        templates: Mapping[str, str],
+        known: ModelKnowledge,
     ) -> Rendered | Refused:
+        cluster = replace(self._cluster, rules=rules, templates=templates, gpu_memory=known.gpu_memory)
         try:
-            return compact(build(deployment, cluster=replace(self._cluster, rules=rules, templates=templates)))
+            built = build(deployment, blueprint=known.defaults, cluster=cluster)
+            fits = built.fits
+            if known.late is not None:
+                fits = judge_roles(
+                    deployment,
+                    built.parameters,
+                    known.late,
+                    gpu_memory=known.gpu_memory,
+                    gpus=cluster.gpus_per_node,
+                )
         except Refused as refused:
             return refused
+        return replace(compact(built), fits=fits)
 
 
 def compact(built: Build) -> Rendered:
@@ -131,6 +178,7 @@ def compact(built: Build) -> Rendered:
         parameters=json.dumps(parameters).encode(),
         # A newer API server may know the field; one that does not refuses the pod's template in its own words.
         warnings=(*built.warnings, *map(str, built.unknown_fields)),
+        of_roles=frozenset(_ref(obj) for obj in built.objects if names.LABEL_ROLE in obj["metadata"]["labels"]),
     )
 
 
@@ -142,9 +190,11 @@ def digest(obj: Mapping[str, Any]) -> str:
 
 
 def _desired(obj: Mapping[str, Any]) -> Desired:
-    metadata = obj["metadata"]
-    ref = Ref(obj["kind"], metadata["namespace"], metadata["name"])
-    return Desired(ref, digest(obj), json.dumps(obj).encode())
+    return Desired(_ref(obj), digest(obj), json.dumps(obj).encode())
+
+
+def _ref(obj: Mapping[str, Any]) -> Ref:
+    return Ref(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
 
 
 def _text(value: object) -> str:

@@ -9,15 +9,19 @@ import random
 from tandem.controller.blueprint import BlueprintReconciler
 from tandem.controller.deployment import DeploymentReconciler
 from tandem.controller.desired import Renderer
+from tandem.controller.facts import FactsReader
 from tandem.controller.failure import FailureReporter
 from tandem.controller.health import Health
 from tandem.controller.job import job_reconciler
 from tandem.controller.loading import LoadingReader, RouterSource
 from tandem.controller.metrics import Metrics
+from tandem.controller.nodes import GpuNodes
+from tandem.controller.probes import Probes
 from tandem.controller.route import route_reconciler
 from tandem.controller.settings import OperatorSettings
 from tandem.controller.statuswriter import StatusWriter
 from tandem.controller.texts import ConfigTexts
+from tandem.controller.uses import Uses
 from tandem.controller.worker import Reconciler, Workers
 from tandem.kube.cache import Cache, Entry, Ref
 from tandem.kube.children import follow_children
@@ -72,6 +76,7 @@ class Controller:
         self._health = health
         self._cache = Cache()
         self._queue: WorkQueue[Ref] = WorkQueue(clock)
+        self._probes = Probes(self._cache)
         self._scope: Scope = settings.namespaces or (None,)
         self._verifier = Verifier(client, self._cache, self._scope, clock, on_gone=self._enqueue)
         self._watcher = Watcher(
@@ -184,10 +189,17 @@ class Controller:
                 self._queue.add_after(key, PROGRESS_SECONDS)
             else:
                 self._queue.add(key)
+        elif entry.ref.kind == POD.kind and (blueprint := self._probes.note(entry)) is not None:
+            self._queue.add(blueprint)
 
     def _reconcilers(
         self, renderer: Renderer, statuses: StatusWriter, texts: ConfigTexts, loading: LoadingReader
     ) -> dict[str, Reconciler]:
+        uses = Uses(self._cache, changed=self._queue.add)
+        nodes = GpuNodes(self._client, self._clock, cluster_wide=self._settings.namespaces is None)
+        facts = FactsReader(
+            self._cache, uses=uses, probes=self._probes, nodes=nodes, clock=self._clock, need=self._queue.add
+        )
         deployments = DeploymentReconciler(
             client=self._client,
             cache=self._cache,
@@ -195,12 +207,24 @@ class Controller:
             statuses=statuses,
             texts=texts,
             loading=loading,
+            facts=facts,
             clock=self._clock,
             cluster_domain=self._settings.cluster_domain,
         )
+        blueprints = BlueprintReconciler(
+            client=self._client,
+            cache=self._cache,
+            statuses=statuses,
+            texts=texts,
+            clock=self._clock,
+            uses=uses,
+            probes=self._probes,
+            image=self._settings.router_image,
+            changed=self._queue.add,
+        )
         return {
             MODEL_DEPLOYMENT.kind: deployments,
-            MODEL_BLUEPRINT.kind: BlueprintReconciler(self._cache, statuses, texts, self._clock),
+            MODEL_BLUEPRINT.kind: blueprints,
             MODEL_JOB.kind: job_reconciler(self._cache, statuses, self._clock),
             MODEL_ROUTE.kind: route_reconciler(self._cache, statuses, self._clock),
         }

@@ -11,6 +11,8 @@ from tandem.api.problems import Problem
 from tandem.controller.conditions import Condition, as_status, false, true
 from tandem.controller.contest import Contest
 from tandem.controller.desired import Rendered
+from tandem.controller.facts import Pin
+from tandem.controller.fits import Judged
 from tandem.controller.hints import Hint
 from tandem.controller.loading import Loading, behind
 from tandem.controller.observed import Observed, Workload
@@ -40,7 +42,8 @@ class Situation:
 
     `declared` are the workers per role; `rendered` is None when the spec was refused for `problems`. `hindrance` says
     why objects could not be written, `contests` which of them somebody else keeps changing. `applied` are the digests
-    of the objects as written by now, by kind and name. `loading` says how far starting pods are, by name.
+    of the objects as written by now, by kind and name. `loading` says how far starting pods are, by name. `judged` says
+    whether it fits, `pin` with what facts it was rendered; `waits`: for facts, before workers are made.
     """
 
     name: str
@@ -57,6 +60,9 @@ class Situation:
     loading: Mapping[str, Loading]
     taking_over: bool
     cluster_domain: str
+    judged: Judged | None = None
+    pin: Pin | None = None
+    waits: bool = False
 
 
 def next_status(situation: Situation, previous: Mapping[str, Any], *, now: datetime) -> dict[str, Any]:
@@ -77,6 +83,7 @@ def next_status(situation: Situation, previous: Mapping[str, Any], *, now: datet
         "roles": {view.role: _role_status(view) for view in roles},
         "rootCause": _cause_status(cause),
         "parameters": situation.rendered.parameter_statuses if situation.rendered else previous.get("parameters"),
+        "blueprint": situation.pin.as_status() if situation.pin and not situation.waits else previous.get("blueprint"),
         "inventory": _inventory(situation, previous),
     }
     if generating is not None:
@@ -170,11 +177,17 @@ def _evidence(workloads: Sequence[Workload]) -> tuple[list[Mapping[str, Any]], l
 def _conditions(
     situation: Situation, roles: Sequence[RoleView], router_cause: Cause | None, cause: Cause | None
 ) -> list[Condition]:
-    parts = [_valid(situation), *_rendered(situation), *_model_ready(situation, roles, cause)]
+    parts = [_valid(situation), *_fits(situation), *_rendered(situation), *_model_ready(situation, roles, cause)]
     parts += [_role_ready(view) for view in roles]
     parts += _router_ready(situation.observed.router, router_cause)
-    summary = [_ready(parts, cause), _progressing(parts, cause, situation), _degraded(parts, cause, situation.contests)]
-    wrong = cause is not None or any(part.type in ("Valid", "Rendered") and not part.holds for part in parts)
+    hindering = [part for part in parts if _hinders(part, situation)]
+    counted = [part for part in parts if part.type != "Fits"]
+    summary = [
+        _ready(counted, cause, situation),
+        _progressing(counted, hindering, cause, situation),
+        _degraded(hindering, cause, situation.contests),
+    ]
+    wrong = cause is not None or bool(hindering)
     if wrong and (serving := still_serving(situation.observed)):
         summary = [replace(part, message=f"{part.message}; {serving}") for part in summary]
     ready, *rest = summary
@@ -205,7 +218,24 @@ def _valid(situation: Situation) -> Condition:
     return false("Valid", "InvalidSpec", "\n".join(str(problem) for problem in situation.problems))
 
 
+def _fits(situation: Situation) -> list[Condition]:
+    return [situation.judged.condition] if situation.judged else []
+
+
+def _blocked(situation: Situation) -> Condition | None:
+    """Why a valid spec is not rolled out."""
+    judged = situation.judged
+    return judged.condition if judged and situation.rendered is None else None
+
+
+def _hinders(part: Condition, situation: Situation) -> bool:
+    """Whether it keeps the spec from being followed."""
+    return part is _blocked(situation) or (part.type in ("Valid", "Rendered") and not part.holds)
+
+
 def _rendered(situation: Situation) -> list[Condition]:
+    if situation.waits:
+        return []
     if situation.hindrance is not None:
         return [situation.hindrance]
     return [true("Rendered", "Applied")] if situation.rendered else []
@@ -248,10 +278,15 @@ def _router_ready(router: Workload | None, cause: Cause | None) -> list[Conditio
     return [false("RouterReady", "RouterStarting", f"{router.ready} of {router.replicas} routers ready")]
 
 
-def _ready(parts: Sequence[Condition], cause: Cause | None) -> Condition:
+def _ready(parts: Sequence[Condition], cause: Cause | None, situation: Situation) -> Condition:
     failing = [part for part in parts if not part.holds]
+    blocked = _blocked(situation)
+    if blocked is not None and not situation.observed.workers:
+        return false("Ready", blocked.reason, blocked.message)
     if not failing:
-        return true("Ready", "Serving", "everything declared is ready")
+        found = "everything declared is ready"
+        kept = "everything that runs is ready; the spec is not rolled out, see Fits"
+        return true("Ready", "Serving", kept if blocked else found)
     first = failing[0]
     if first.type in ("Valid", "Rendered"):
         return false("Ready", first.reason, first.message)
@@ -262,10 +297,11 @@ def _ready(parts: Sequence[Condition], cause: Cause | None) -> Condition:
     return false("Ready", telling.reason, f"{telling.type}: {telling.message}")
 
 
-def _progressing(parts: Sequence[Condition], cause: Cause | None, situation: Situation) -> Condition:
-    blocked = next((part for part in parts if part.type in ("Valid", "Rendered") and not part.holds), None)
-    if blocked is not None:
-        return false("Progressing", blocked.reason, blocked.message)
+def _progressing(
+    parts: Sequence[Condition], hindering: Sequence[Condition], cause: Cause | None, situation: Situation
+) -> Condition:
+    if hindering:
+        return false("Progressing", hindering[0].reason, hindering[0].message)
     if cause is not None:
         return false("Progressing", cause.reason, "waiting until the cause is removed")
     if situation.taking_over:
@@ -276,10 +312,9 @@ def _progressing(parts: Sequence[Condition], cause: Cause | None, situation: Sit
     return false("Progressing", "Settled")
 
 
-def _degraded(parts: Sequence[Condition], cause: Cause | None, contests: Sequence[Contest]) -> Condition:
-    broken = next((part for part in parts if part.type in ("Valid", "Rendered") and not part.holds), None)
-    if broken is not None:
-        return true("Degraded", broken.reason, broken.message)
+def _degraded(hindering: Sequence[Condition], cause: Cause | None, contests: Sequence[Contest]) -> Condition:
+    if hindering:
+        return true("Degraded", hindering[0].reason, hindering[0].message)
     told = [str(contest) for contest in contests]
     if cause is not None:
         return true("Degraded", cause.reason, "\n".join([_located(cause), *told]))
@@ -293,6 +328,8 @@ def _phase(situation: Situation, conditions: Sequence[Condition], cause: Cause |
     by_type = {condition.type: condition for condition in conditions}
     if not by_type["Valid"].holds:
         return "Invalid"
+    if _blocked(situation) is not None:
+        return "Blocked"
     if by_type["Ready"].holds:
         return "Ready" if any(situation.declared.values()) else "Stopped"
     if "Rendered" in by_type and not by_type["Rendered"].holds:

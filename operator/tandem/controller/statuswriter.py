@@ -164,11 +164,11 @@ def _digest(value: object) -> str:
 
 def _is_urgent(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether somebody may be waiting for this: it is ready now, or was refused."""
-    for kind in ("Ready", "Valid", "Rendered", "Accepted"):
+    for kind in ("Ready", "Valid", "Rendered", "Accepted", "Parsed"):
         old, new = find(before.get("conditions"), kind), find(after.get("conditions"), kind)
         was = (old["status"], old["observedGeneration"]) if old else ("", 0)
         if new is None or (new["status"], new["observedGeneration"]) == was:
             continue
-        if (kind == "Ready") == (new["status"] == "True"):
+        if (kind in ("Ready", "Parsed")) == (new["status"] == "True"):
             return True
     return False

@@ -59,6 +59,8 @@ POD_DISRUPTION_BUDGET = Resource("PodDisruptionBudget", "policy/v1", "poddisrupt
 LEADER_WORKER_SET = Resource("LeaderWorkerSet", "leaderworkerset.x-k8s.io/v1", "leaderworkersets")
 POD = Resource("Pod", "v1", "pods")
 EVENT = Resource("Event", "v1", "events")
+JOB = Resource("Job", "batch/v1", "jobs")
+NODE = Resource("Node", "v1", "nodes")
 LEASE = Resource("Lease", "coordination.k8s.io/v1", "leases")
 
 OWN_KINDS = (MODEL_DEPLOYMENT, MODEL_BLUEPRINT, MODEL_JOB, MODEL_ROUTE)
@@ -90,7 +92,7 @@ FOLLOWED_KINDS = (*CHILD_KINDS, POD)
 WATCHED_KINDS = (*OWN_KINDS, *FOLLOWED_KINDS)
 
 BY_KIND: Mapping[str, Resource] = {
-    resource.kind: resource for resource in (*WATCHED_KINDS, *OPTIONAL_KINDS, EVENT, LEASE)
+    resource.kind: resource for resource in (*WATCHED_KINDS, *OPTIONAL_KINDS, EVENT, JOB, LEASE)
 }
 
 MANAGED_BY_SELECTOR = "app.kubernetes.io/managed-by=tandem"

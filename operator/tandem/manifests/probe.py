@@ -45,9 +45,11 @@ def blueprint_name(model: ModelSource) -> str | None:
     return None
 
 
-def probe_job(blueprint: Mapping[str, Any], source: PvcSource | HubSource, *, image: str) -> KubernetesObject:
+def probe_job(
+    blueprint: Mapping[str, Any], source: PvcSource | HubSource, *, image: str, pulled: Mapping[str, Any]
+) -> KubernetesObject:
     """The Job for a ModelBlueprint. Its pod has no account's token, changes nothing, and tells what it found as its
-    termination message."""
+    termination message. `pulled` has imagePullPolicy and imagePullSecrets of a deployment that uses the model."""
     metadata = blueprint["metadata"]
     told = {
         "labels": {
@@ -55,14 +57,15 @@ def probe_job(blueprint: Mapping[str, Any], source: PvcSource | HubSource, *, im
             names.LABEL_COMPONENT: COMPONENT,
             names.LABEL_MANAGED_BY: names.APP,
         },
-        "annotations": {labels.BLUEPRINT: metadata["name"]},
+        "annotations": {labels.BLUEPRINT: f"{metadata['name']}/{metadata['uid']}"},
     }
     owner = {"apiVersion": API_VERSION, "kind": "ModelBlueprint", "name": metadata["name"], "uid": metadata["uid"]}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": names.shortened(f"{metadata['name'].replace('.', '-')}-probe"),
+            # One that is made anew under the same name has a Job of its own, at once.
+            "name": names.shortened(f"{metadata['name'].replace('.', '-')}-{names.short_hash(metadata['uid'], 5)}"),
             "namespace": metadata["namespace"],
             **told,
             "ownerReferences": [{**owner, "controller": True}],
@@ -70,12 +73,12 @@ def probe_job(blueprint: Mapping[str, Any], source: PvcSource | HubSource, *, im
         "spec": {
             "backoffLimit": 0,
             "ttlSecondsAfterFinished": KEPT_SECONDS,
-            "template": {"metadata": told, "spec": _pod(source, image)},
+            "template": {"metadata": told, "spec": _pod(source, image, pulled)},
         },
     }
 
 
-def _pod(source: PvcSource | HubSource, image: str) -> dict[str, Any]:
+def _pod(source: PvcSource | HubSource, image: str, pulled: Mapping[str, Any]) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}]
     mounts: list[dict[str, Any]] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - in the pod
     env: list[dict[str, Any]] = [{"name": "HOME", "value": "/tmp"}]  # noqa: S108 - in the pod
@@ -90,7 +93,9 @@ def _pod(source: PvcSource | HubSource, image: str) -> dict[str, Any]:
         if secret is not None:
             reference = {"secretKeyRef": {"name": secret.name, "key": secret.key}}
             env.append({"name": "HF_TOKEN", "valueFrom": reference})
+    policy, secrets = pulled.get("imagePullPolicy"), pulled.get("imagePullSecrets")
     return {
+        **({"imagePullSecrets": secrets} if secrets else {}),
         "restartPolicy": "Never",
         "activeDeadlineSeconds": DEADLINE_SECONDS,
         "automountServiceAccountToken": False,
@@ -101,6 +106,7 @@ def _pod(source: PvcSource | HubSource, image: str) -> dict[str, Any]:
             {
                 "name": CONTAINER,
                 "image": image,
+                **({"imagePullPolicy": policy} if policy else {}),
                 "command": ["tandem"],
                 "args": as_container_args(arguments),
                 "env": env,

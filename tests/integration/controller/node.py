@@ -5,11 +5,13 @@ The one thing that a control plane alone does not have. What each pod does is up
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from tandem.api.labels import BLUEPRINT
 from tests.integration.controller.api import Api, Object, Refusal
 
 NAME = "told-node"
@@ -49,6 +51,14 @@ def serving(pod: Object) -> Object:
     return status("Running", ready=True, since=since, containers=[running])
 
 
+def unreadable(pod: Object) -> Object:
+    """A pod that reads a model's files has found nothing."""
+    ended = {"exitCode": 1, "reason": "Error", "message": json.dumps({"refused": "there are no files here"})}
+    since = pod["metadata"]["creationTimestamp"]
+    state = container(pod, state={"terminated": {**ended, "startedAt": since, "finishedAt": since}})
+    return status("Failed", ready=False, since=since, containers=[state])
+
+
 def loading(pod: Object) -> Object:
     """A pod that runs and has not passed its startup probe."""
     since = pod["metadata"]["creationTimestamp"]
@@ -57,8 +67,8 @@ def loading(pod: Object) -> Object:
 
 
 class ToldNode:
-    """The node, as long as the context lasts. `behave` may be replaced at any time. A pod that is to end does so after
-    `linger` seconds."""
+    """The node, as long as the context lasts. `behave` (`probe` for pods that read a model's files) may be replaced at
+    any time. A pod that is to end does so after `linger` seconds."""
 
     def __init__(self, api: Api, behave: Behaviour = serving, *, period: float = 0.05, linger: float = 0.0) -> None:
         self._api = api
@@ -66,6 +76,7 @@ class ToldNode:
         self._linger = linger
         self._ending: dict[str, float] = {}
         self.behave = behave
+        self.probe: Behaviour = unreadable
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="told node", daemon=True)
         self._beaten = 0.0
@@ -75,6 +86,9 @@ class ToldNode:
         metadata = {"name": NAME, "labels": {"kubernetes.io/hostname": NAME}}
         self._api.request("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
         self._beat()
+        # The controller manager takes it away too, seconds later.
+        untainted = {"spec": {"taints": None}}
+        self._api.request("PATCH", f"/api/v1/nodes/{NAME}", untainted, "application/merge-patch+json")
         self._thread.start()
         return self
 
@@ -109,7 +123,8 @@ class ToldNode:
                         "DELETE", path, {"gracePeriodSeconds": 0, "preconditions": {"uid": metadata["uid"]}}
                     )
                     continue
-                wanted = self.behave(pod)
+                reads = BLUEPRINT in (metadata.get("annotations") or {})
+                wanted = self.probe(pod) if reads else self.behave(pod)
                 if any(pod["status"].get(key) != value for key, value in wanted.items()):
                     patch = {"metadata": {"uid": metadata["uid"]}, "status": wanted}
                     self._api.request("PATCH", f"{path}/status", patch, "application/merge-patch+json")

@@ -14,7 +14,13 @@ OPERATOR_RULES: list[dict[str, Any]] = [
         "resources": ["modeldeployments", "modelblueprints", "modeljobs", "modelroutes"],
         "verbs": ["list", "watch"],
     },
-    {"apiGroups": ["tandem.dev"], "resources": ["modeldeployments/status"], "verbs": ["patch"]},
+    {
+        "apiGroups": ["tandem.dev"],
+        "resources": ["modeldeployments/status", "modelblueprints/status"],
+        "verbs": ["patch"],
+    },
+    {"apiGroups": ["tandem.dev"], "resources": ["modelblueprints"], "verbs": ["create", "patch", "delete"]},
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create"]},
     {
         "apiGroups": ["", "apps", "networking.k8s.io", "policy", GROUP],
         "resources": [

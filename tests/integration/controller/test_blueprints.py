@@ -90,9 +90,9 @@ def test_s3_02_a_blueprint_never_changes(space: Space) -> None:
 
 
 def test_a_source_that_is_not_served_yet_says_so(space: Space) -> None:
-    create(space, **{"from": {"pvc": {"claimName": "models"}}})
+    create(space, **{"from": {"jobRef": {"name": "job"}}})
 
-    assert "spec.from.inline" in find(parsed(space, "NotServedYet")["conditions"], "Parsed")["message"]
+    assert "spec.from.pvc" in find(parsed(space, "NotServedYet")["conditions"], "Parsed")["message"]
 
 
 def test_s3_06_a_design_becomes_facts(space: Space) -> None:

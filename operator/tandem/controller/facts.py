@@ -1,0 +1,232 @@
+"""What is known of a deployment's model and its GPUs, and whether it is worth waiting to know more."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tandem.api.deployment import ModelDeployment, ModelSource
+from tandem.api.problems import Refused, refuse
+from tandem.blueprint.model import Blueprint
+from tandem.blueprint.packed import unpack
+from tandem.controller.conditions import find
+from tandem.controller.nodes import GpuNodes
+from tandem.controller.probes import Probes
+from tandem.controller.uses import Uses
+from tandem.kube.cache import Cache, Entry, Ref
+from tandem.kube.clock import Clock
+from tandem.manifests.fitting import gpu_memory_of, uses_gpu
+
+logger = logging.getLogger(__name__)
+
+# For the pod that reads the model to be made and scheduled (where it cannot be, that is known at once), and for it to
+# end once it is.
+STARTING_SECONDS = 10.0
+RUNNING_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """The facts of a deployment's model from the ModelBlueprint `name`, with the `spec.from` of that; without facts,
+    `reason` and `message` say why. `wait` are seconds in which facts may still come."""
+
+    name: str | None = None
+    blueprint: Blueprint | None = None
+    source: Mapping[str, Any] | None = None
+    reason: str = ""
+    message: str = ""
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """What the spec with this hash was first rendered with: workers run with it until the spec changes."""
+
+    spec: str
+    name: str | None = None
+    digest: str | None = None
+    gpu_memory: Mapping[str, int] = field(default_factory=dict)
+
+    def as_status(self) -> dict[str, Any]:
+        """As the status has it."""
+        shown = {"name": self.name, "digest": self.digest, "gpuMemory": dict(self.gpu_memory) or None}
+        return {"spec": self.spec, **{key: value for key, value in shown.items() if value is not None}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What to render with: `defaults` give parameters, `late` only judges. `wait`: seconds to wait for facts instead.
+    `lost`: it was rendered with facts that nobody has any more; what runs must stay as it is."""
+
+    pin: Pin
+    defaults: Blueprint | None = None
+    late: Blueprint | None = None
+    wait: float = 0.0
+    lost: bool = False
+    is_new: bool = False
+
+
+def spec_hash(spec: Mapping[str, Any]) -> str:
+    """A hash of what makes workers what they are: numbers of them, and how they are replaced, aside."""
+    apart = ("replicas", "router", "rollout", "overrideFits", "roles")
+    roles = {
+        name: {key: value for key, value in (role or {}).items() if key != "replicas"}
+        for name, role in (spec.get("roles") or {}).items()
+    }
+    kept = {**{key: value for key, value in spec.items() if key not in apart}, "roles": roles}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def pin_in(status: Mapping[str, Any]) -> Pin | None:
+    """The pin as a status has it."""
+    found = status.get("blueprint")
+    if not found or not found.get("spec"):
+        return None
+    return Pin(
+        spec=found["spec"],
+        name=found.get("name"),
+        digest=found.get("digest"),
+        gpu_memory=found.get("gpuMemory") or {},
+    )
+
+
+def choose(
+    known: Known,
+    *,
+    spec: str,
+    status: Mapping[str, Any],
+    generation: int,
+    has_workers: bool,
+    gpu_memory: Mapping[str, int],
+) -> Choice:
+    """Pure: the pin of the status decides; facts that came later never change running workers."""
+    pin = pin_in(status)
+    if pin is None and has_workers and status.get("observedGeneration") == generation:
+        pin = Pin(spec=spec)  # rendered before there were facts at all
+    if pin is None or pin.spec != spec:
+        if known.blueprint is None and known.wait > 0:
+            return Choice(pin=Pin(spec=spec), wait=known.wait)
+        digest = known.blueprint.digest if known.blueprint else None
+        fresh = Pin(spec=spec, name=known.name, digest=digest, gpu_memory=gpu_memory)
+        return Choice(pin=fresh, defaults=known.blueprint, is_new=True)
+    if pin.digest is None:
+        return Choice(pin=pin, late=known.blueprint)
+    if known.blueprint is None:
+        return Choice(pin=pin, lost=True)
+    if known.blueprint.digest != pin.digest:
+        # Somebody had the model read anew, and it is another one.
+        fresh = Pin(spec=spec, name=known.name, digest=known.blueprint.digest, gpu_memory=pin.gpu_memory)
+        return Choice(pin=fresh, defaults=known.blueprint)
+    return Choice(pin=pin, defaults=known.blueprint)
+
+
+def with_weights(deployment: ModelDeployment, known: Known) -> ModelDeployment:
+    """The deployment with the weights that the ModelBlueprint names which it refers to; raises `Refused` without."""
+    model = deployment.spec.model
+    if model.blueprint_ref is None:
+        return deployment
+    path, name = "spec.model.blueprintRef.name", model.blueprint_ref.name
+    if known.source is None:
+        raise refuse(path, name, known.message, "Create it, or name one that exists.")
+    weights = {key: known.source[key] for key in ("pvc", "hub") if key in known.source}
+    if not weights:
+        fix = "Name one with spec.from.pvc or spec.from.hub, or give spec.model.pvc or hub here."
+        raise refuse(path, name, "this ModelBlueprint has the facts of a model, and no weights", fix)
+    read = ModelSource.model_validate(weights, by_alias=True, by_name=False, extra="ignore")
+    found = read.model_copy(update={"served_name": model.served_name})
+    return deployment.model_copy(update={"spec": deployment.spec.model_copy(update={"model": found})})
+
+
+class FactsReader:
+    """Looks up what is known of a deployment's model. `need` hears of each ModelBlueprint that has to be made."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        uses: Uses,
+        probes: Probes,
+        nodes: GpuNodes,
+        clock: Clock,
+        need: Callable[[Ref], None],
+    ) -> None:
+        self._cache = cache
+        self._uses = uses
+        self._probes = probes
+        self._nodes = nodes
+        self._clock = clock
+        self._need = need
+        self._since: dict[Ref, tuple[str, str, float]] = {}
+        self._unpacked: dict[str, Blueprint] = {}
+
+    def look(self, entry: Entry, spec: str) -> Known:
+        """What is known now."""
+        ref = self._uses.blueprint(entry)
+        if ref is None:
+            return Known(reason="ModelNotRead", message="the files of this model are not known before it runs")
+        found = self._cache.get(ref)
+        if found is None or found.deleting:
+            if not self._uses.owners(ref):
+                message = f"there is no ModelBlueprint {ref.name} in namespace {ref.namespace}"
+                return Known(name=ref.name, reason="BlueprintNotFound", message=message)
+            self._need(ref)
+            wait = self._left(entry, ref, spec)
+            return Known(name=ref.name, reason="Probing", message="the model is about to be read", wait=wait)
+        return self._of(entry, found, spec)
+
+    async def gpu_memory(self, deployment: ModelDeployment) -> Mapping[str, int]:
+        """Bytes of a role's GPUs by the nodes' labels, as far as they may be read."""
+        if not any(uses_gpu(deployment, role) for role in deployment.role_names()):
+            return {}
+        return gpu_memory_of(deployment, await self._nodes.labels())
+
+    def used_anew(self, entry: Entry) -> None:
+        """A spec is rendered for the first time: the model should be looked at again, if that was long ago."""
+        ref = self._uses.blueprint(entry)
+        if ref is not None:
+            self._probes.ask(ref)
+            self._need(ref)
+
+    def forget(self, deployment: Ref) -> None:
+        """Drops what is remembered of a deployment that is gone."""
+        self._since.pop(deployment, None)
+        self._uses.forget(deployment)
+
+    def _of(self, entry: Entry, found: Entry, spec: str) -> Known:
+        document = found.object
+        status = document.get("status") or {}
+        source = (document.get("spec") or {}).get("from") or {}
+        parsed = find(status.get("conditions"), "Parsed") or {}
+        reason, message = str(parsed.get("reason") or "Probing"), str(parsed.get("message", ""))
+        about = f"ModelBlueprint {found.ref.name}: {message}"
+        if text := status.get("facts"):
+            note = about if parsed.get("status") == "False" else ""
+            try:
+                return Known(name=found.ref.name, source=source, blueprint=self._unpack(text), message=note)
+            except Refused as refused:
+                return Known(name=found.ref.name, source=source, reason="FactsUnreadable", message=str(refused))
+        wait = 0.0 if parsed.get("status") == "False" else self._left(entry, found.ref, spec)
+        return Known(name=found.ref.name, source=source, reason=reason, message=about, wait=wait)
+
+    def _left(self, entry: Entry, blueprint: Ref, spec: str) -> float:
+        """Seconds in which facts may still come, while the pod that reads them gets on."""
+        now = self._clock.monotonic()
+        since = self._since.get(entry.ref)
+        if since is None or since[:2] != (entry.uid, spec):
+            since = self._since[entry.ref] = (entry.uid, spec, now)
+        stage = self._probes.stage(blueprint)
+        most = {"starting": STARTING_SECONDS, "running": RUNNING_SECONDS}.get(stage, 0.0)
+        return max(0.0, since[2] + most - now)
+
+    def _unpack(self, text: str) -> Blueprint:
+        """Kept: unpacking takes a millisecond, and all deployments of a model have the same."""
+        known = self._unpacked.get(text)
+        if known is None:
+            if len(self._unpacked) >= 1000:
+                self._unpacked.clear()
+            known = self._unpacked[text] = unpack(text, "status.facts")
+        return known
