@@ -21,8 +21,28 @@ from tandem.blueprint.quantisation import Quantisation, mark_plain, read_quantis
 from tandem.blueprint.reader import Reader, key
 from tandem.blueprint.structure import Structure, Vision
 
-# Models of several parts: where the language model stands, its type when it names none, and where the image encoder.
-_NESTED: Mapping[str, tuple[str, str, str]] = {"gemma3": ("text_config", "gemma3_text", "vision_config")}
+# Models of several parts, and the type of their language model when it names none.
+_WRAPPERS: Mapping[str, str] = {
+    "aya_vision": "cohere2",
+    "gemma3": "gemma3_text",
+    "idefics3": "llama",
+    "internvl": "qwen2",
+    "kimi_k25": "deepseek_v3",
+    "llama4": "llama4_text",
+    "llava": "llama",
+    "llava_next": "llama",
+    "mistral3": "mistral",
+    "qwen2_5_vl": "qwen2_5_vl_text",
+    "qwen2_vl": "qwen2_vl_text",
+    "qwen3_vl": "qwen3_vl_text",
+    "qwen3_vl_moe": "qwen3_vl_moe_text",
+    "smolvlm": "llama",
+}
+# Parts that are no language model; of these, the image encoder of Gemma 3 alone is counted.
+_OTHER_PARTS = ("vision_config", "audio_config")
+_TIED = "tie_word_embeddings"
+# The language models that have a head of their own; that of others is the whole model's.
+_OWN_HEAD = frozenset(("llama4",))
 MAX_PARAMETERS = 2**50
 DECLARE = (
     'or declare what you know of it in a file of its own: {"schema_version": 1, "architecture": "…", '
@@ -43,10 +63,13 @@ def from_config(config: Mapping[str, object], *, place: str = "", index: Index |
     text, text_kind, vision = _parts(top, kind)
     family = FAMILIES.get(text_kind)
     if family is None:
-        raise refuse(f"{place}model_type", kind, "the layers of this architecture are not known here", _fix(text_kind))
+        reason = "the layers of this architecture are not known here"
+        where = text if "model_type" in text.config else top
+        raise refuse(f"{where.place}model_type", where.config["model_type"], reason, _fix(text_kind))
     dtype = _dtype(top, text)
     quantisation, kept = read_quantisation(top)
-    structure = _structure(text, family, kept, vision, tied_by=top)
+    tied_by = top if _TIED in top.config and kind not in _OWN_HEAD else text
+    structure = _structure(text, family, kept, vision, tied_by=tied_by)
     max_seq_len = text.optional(family.length)
     top.check()
     _check_size(structure, max_seq_len or 1, place)
@@ -61,6 +84,7 @@ def from_config(config: Mapping[str, object], *, place: str = "", index: Index |
         quantisation=quantisation,
         index=index,
         vision=vision,
+        uncounted=_uncounted(top) if vision is None else (),
     )
 
 
@@ -93,14 +117,20 @@ def _check_index(structure: Structure, index: Index) -> None:
 
 
 def _parts(top: Reader, kind: str) -> tuple[Reader, str, Vision | None]:
-    if kind not in _NESTED:
+    usual = _WRAPPERS.get(kind)
+    if usual is None:
         return top, kind, None
-    name, usual, vision = _NESTED[kind]
-    text = top.part(name)
+    if "text_config" not in top.config and "hidden_size" in top.config:
+        return top, usual, None  # older configurations of Qwen-VL
+    text = top.part("text_config")
     given = text.config.get("model_type", usual)
     if not isinstance(given, str):
         text.refuse("model_type", given, "a text is needed here")
-    return text, str(given), _vision(top.part(vision))
+    return text, str(given), _vision(top.part("vision_config")) if kind == "gemma3" else None
+
+
+def _uncounted(top: Reader) -> tuple[str, ...]:
+    return tuple(name.removesuffix("_config") for name in _OTHER_PARTS if top.config.get(name) is not None)
 
 
 def _vision(reader: Reader) -> Vision:
@@ -157,6 +187,7 @@ def _blueprint(
     quantisation: Quantisation | None,
     index: Index | None,
     vision: Vision | None,
+    uncounted: tuple[str, ...],
 ) -> Blueprint:
     counted = sizes.counts(structure)
     size = PLAIN_BYTES[dtype] if dtype else None
@@ -177,7 +208,8 @@ def _blueprint(
         num_channels=vision.channels if vision else None,
         image_size=vision.image_size if vision else None,
         patch_size=vision.patch_size if vision else None,
-        components=_components(structure),
+        components=(*uncounted, *_components(structure)),
+        uncounted=uncounted,
         trainable_params=counted.parameters,
         active_params=counted.active,
         buffers=counted.buffers,
@@ -224,7 +256,7 @@ def _components(structure: Structure) -> tuple[str, ...]:
 
 
 def _fix(kind: str) -> str:
-    known = sorted((*FAMILIES, *_NESTED))
+    known = sorted((*FAMILIES, *_WRAPPERS))
     found = get_close_matches(kind[:64], known, 1, 0.8)
     near = f"Did you mean {found[0]}? " if found else ""
     return f"{near}Known are {', '.join(known)}; {DECLARE}."

@@ -77,6 +77,7 @@ def _cohere_norm(reader: Reader) -> QkNorm:
 _OLMO2 = replace(_USUAL, qk_norm="all")
 _QWEN2 = replace(_PLAIN, qkv_bias=True, windows=patterns.upper_layers)
 _QWEN3 = replace(_USUAL, head_dim=key("head_dim", default=128), qk_norm="head", windows=patterns.upper_layers)
+_QWEN3_VL = replace(_QWEN3, windows=patterns.no_window)
 _GEMMA2 = replace(_GEMMA, norms=4, windows=patterns.all_but_each(2, 4096))
 _GEMMA3 = replace(
     _GEMMA2,
@@ -118,8 +119,24 @@ _QWEN_MOE = MoeForm(
 FAMILIES: Mapping[str, Family] = {
     "llama": LLAMA,
     "mistral": replace(_PLAIN, windows=patterns.same_window(4096), kv_heads=key("num_key_value_heads", default=8)),
+    "llama4_text": replace(
+        _USUAL,
+        head_dim=key("head_dim", default=128),
+        inner=key("intermediate_size_mlp", default=16384),
+        windows=patterns.chunked_layers,
+        moe=MoeForm(
+            count=key("num_local_experts", default=16),
+            per_token=key("num_experts_per_tok", default=1),
+            inner=key("intermediate_size"),
+            sparse=patterns.interleaved,
+            shared_inner=key("intermediate_size"),
+        ),
+    ),
     "qwen2": _QWEN2,
+    "qwen2_vl_text": _QWEN2,
+    "qwen2_5_vl_text": _QWEN2,
     "qwen3": _QWEN3,
+    "qwen3_vl_text": _QWEN3_VL,
     "mixtral": replace(
         _PLAIN,
         windows=patterns.same_window(None),
@@ -132,6 +149,7 @@ FAMILIES: Mapping[str, Family] = {
         moe=replace(_QWEN_MOE, shared_inner=key("shared_expert_intermediate_size"), shared_gate=True),
     ),
     "qwen3_moe": replace(_QWEN3, head_dim=_USUAL.head_dim, windows=patterns.switched_window, moe=_QWEN_MOE),
+    "qwen3_vl_moe_text": replace(_QWEN3_VL, head_dim=_USUAL.head_dim, moe=_QWEN_MOE),
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
     "gemma3_text": _GEMMA3,

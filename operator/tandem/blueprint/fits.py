@@ -143,7 +143,9 @@ def _parts(
     quantised = form or (blueprint.quantisation.format if blueprint.quantisation else None)
     stages = stages_of(structure, split, number=number, quantised=quantised)
     parts = worst_gpu(structure, stages, load, split, reserve=room.reserve)
-    notes = () if blueprint.dtype else (f"config.json names no dtype: {_ASSUMED} is assumed",)
+    notes: tuple[str, ...] = () if blueprint.dtype else (f"config.json names no dtype: {_ASSUMED} is assumed",)
+    if blueprint.uncounted and blueprint.weights_from != "index":
+        notes += (f"the weights of its other parts ({', '.join(blueprint.uncounted)}) are not counted",)
     if blueprint.weights_from == "index" and blueprint.weight_bytes and form is None:
         whole = _stored(structure, blueprint.weight_bytes, number, quantised)
         parts = replace(parts, weights=-(-parts.weights * blueprint.weight_bytes // whole))

@@ -36,7 +36,8 @@ class Blueprint:
     `digest` identifies what they were read from. `total_params` counts every number that generating text needs, of
     which `buffers` are stored but no parameters; `active_params` those that one token uses. `weight_bytes` and
     `kv_bytes_per_token` are for the number formats that the model comes in, `activation_bytes` and `kv_cache_bytes`
-    for one sequence of `max_seq_len` tokens. `nextn` are the tokens that it predicts beyond the next one.
+    for one sequence of `max_seq_len` tokens. `nextn` are the tokens that it predicts beyond the next one. `uncounted`
+    are components (an image encoder) that no number but the `weight_bytes` of an index knows.
     """
 
     digest: str
@@ -57,6 +58,7 @@ class Blueprint:
     sample_rate: int | None = None
     latent_dim: int | None = None
     components: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = ()
     trainable_params: int | None = None
     active_params: int | None = None
     buffers: int | None = None

@@ -55,6 +55,24 @@ def all_but_each(period: int, window: int) -> Windows:
     return windows
 
 
+def chunked_layers(reader: Reader, count: int) -> list[int | None]:
+    """All layers but each `no_rope_layer_interval`-th look back within chunks (Llama 4)."""
+    chunk = reader.optional(key("attention_chunk_size", default=8192))
+    if reader.config.get("attention_chunk_size", chunk) is None:
+        chunk = None
+    kinds = reader.words("layer_types", known=(FULL, "chunked_attention"), count=count)
+    if kinds is not None:
+        return [None if kind == FULL else chunk for kind in kinds]
+    given = reader.config.get("no_rope_layers")
+    if isinstance(given, list) and given:
+        if len(given) != count or any(item not in (0, 1) for item in given):
+            reader.refuse("no_rope_layers", f"{len(given)} items", f"one 0 or 1 is needed for each of {count} layers")
+            return [None] * count
+        return [chunk if item else None for item in given]
+    every = reader.optional(key("no_rope_layer_interval", default=4)) or 4
+    return [chunk if (index + 1) % every else None for index in range(count)]
+
+
 def _layers(
     reader: Reader, count: int, default: int, sliding: Callable[[int], bool], *, on: bool = True
 ) -> list[int | None]:
@@ -92,6 +110,15 @@ def after_first(default: int) -> Sparse:
         return [index >= first for index in range(count)]
 
     return sparse
+
+
+def interleaved(reader: Reader, count: int) -> list[bool]:
+    """The layers of `moe_layers`, or each `interleave_moe_layer_step`-th, have experts (Llama 4)."""
+    if reader.config.get("moe_layers") is not None:
+        sparse = reader.numbers("moe_layers")
+        return [index in sparse for index in range(count)]
+    step = reader.optional(key("interleave_moe_layer_step", default=1)) or 1
+    return [(index + 1) % step == 0 for index in range(count)]
 
 
 def each_step(reader: Reader, count: int) -> list[bool]:

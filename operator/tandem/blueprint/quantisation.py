@@ -77,6 +77,8 @@ def _pieces(pattern: str) -> Pieces:
     """A pattern as the texts that must follow each other. Regular expressions (`re:…`) are read as texts with `.*`;
     one that goes beyond that matches nothing."""
     text = pattern.removeprefix("re:").removesuffix("$").replace("\\.", ".").replace(".*", "*").replace("\\d*", "*")
+    # Models of several parts name the language model before its modules.
+    text = text.removeprefix("model.language_model.").removeprefix("language_model.")
     if _REGEX_ONLY.search(text):
         return ("\n",)
     begin = "" if text.startswith("*") else "."

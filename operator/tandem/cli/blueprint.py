@@ -69,7 +69,8 @@ def show(
     """Prints dimensions, parameter counts, bytes of weights per number format, KV cache, and which GPUs it fits on.
 
     PATH is a directory with a config.json (and the index of its safetensors files, whose bytes are then taken), FILE a
-    config.json, a blueprint written with -o json, or one that declares its numbers, REPO a repository of the hub.
+    config.json, a blueprint written with -o json, or one that declares its numbers (- for stdin), REPO a repository of
+    the hub.
     Nothing is allocated, and only REPO needs the network. With --gpu, also bounds of its speed: no engine is faster,
     and real ones are slower.
     """
@@ -187,6 +188,7 @@ def _facts(blueprint: Blueprint, load: Load) -> Iterator[tuple[str, str]]:
     yield "vocabulary", f"{blueprint.vocab_size:,}" if blueprint.vocab_size else ""
     yield "longest", f"{blueprint.max_seq_len:,} tokens" if blueprint.max_seq_len else ""
     yield "parameters", _parameters(blueprint)
+    yield "", f"without its other parts ({', '.join(blueprint.uncounted)})" if blueprint.uncounted else ""
     yield "weights", _weights(blueprint)
     others = bytes_per_format(blueprint)
     yield "as", ", ".join(f"{name} {gib(others[name])}" for name in _CARD_FORMATS if name in others)

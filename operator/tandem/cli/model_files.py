@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,10 @@ _LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
 def read_blueprint(source: str, *, revision: str = "main") -> Blueprint:
-    """The blueprint of a path or `owner/name`; raises `Refused`."""
+    """The blueprint of a path, of standard input (`-`) or of `owner/name`; raises `Refused`."""
+    if source == "-":
+        name = "standard input"
+        return read_text(_decoded(sys.stdin.buffer.read(MAX_CHARACTERS + 1), name, MAX_CHARACTERS), name)
     path = Path(source)
     fix = f"Name a directory with a {CONFIG}, such a file, or a repository as owner/name."
     try:

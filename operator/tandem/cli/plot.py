@@ -41,9 +41,10 @@ def draw(path: Path, blueprint: Blueprint, load: Load, *, gpu: str | None, gpus:
     figure = Figure(figsize=(12, 5), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
     longest = max(2, load.length, blueprint.max_seq_len or load.length)
+    batches, lengths = _steps(4 * max(load.batch, 16)), _steps(longest, low=min(256, longest // 2))
     panels = (
-        (left, "sequences at once", "batch", f"sequences of {load.length:,} tokens", _steps(4 * max(load.batch, 16))),
-        (right, "tokens per sequence", "length", f"{load.batch:,} at once", _steps(longest, low=min(256, longest // 2))),
+        (left, "sequences at once", "batch", f"sequences of {load.length:,} tokens", batches),
+        (right, "tokens per sequence", "length", f"{load.batch:,} at once", lengths),
     )
     for axes, label, name, title, values in panels:
         parts = [_parts(blueprint, load, gpus, **{name: value}) for value in values]

@@ -92,6 +92,27 @@ NEMOTRON_NANO = {
     "n_shared_experts": 1,
     "max_position_embeddings": 262144,
 }
+LLAMA4 = {
+    "model_type": "llama4",
+    "torch_dtype": "bfloat16",
+    "text_config": {
+        "model_type": "llama4_text",
+        "hidden_size": 5120,
+        "intermediate_size": 8192,
+        "intermediate_size_mlp": 16384,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "num_local_experts": 16,
+        "num_experts_per_tok": 1,
+        "interleave_moe_layer_step": 1,
+        "attention_chunk_size": 8192,
+        "vocab_size": 202048,
+        "max_position_embeddings": 10485760,
+    },
+    "vision_config": {"hidden_size": 1408},
+}
 GOLDEN = (
     Golden("Llama-3.1-8B", "llama", (4096, 32, 32, 8, 128, 14336, 128256), 8030261248, 131072),
     Golden("Llama-3.1-70B", "llama", (8192, 80, 64, 8, 128, 28672, 128256), 70553706496, 327680),

@@ -10,8 +10,11 @@ import pytest
 
 from tandem.api.problems import Refused
 from tandem.blueprint.config import from_config
+from tandem.blueprint.fits import Room, judge
 from tandem.blueprint.index import Index
-from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, config
+from tandem.blueprint.memory import Load
+from tandem.blueprint.split import ONE
+from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, LLAMA4, config
 
 LLAMA = config("llama", (64, 2, 4, 2, 16, 128, 256))
 
@@ -83,6 +86,52 @@ def test_the_digest_is_of_the_content_and_not_of_its_order():
     assert from_config(dict(reversed(LLAMA.items()))).digest == first
     assert from_config({**LLAMA, "rope_theta": 1}).digest != first
     assert from_config(LLAMA, index=Index(100_000, ("a",), 1)).digest != first
+
+
+def test_of_a_model_with_images_the_language_model_is_counted():
+    blueprint = from_config(LLAMA4)
+    load = Load(batch=1, length=16384, step=8192)
+    verdict = judge(blueprint, load, ONE, Room(memory=2**40))
+    mixers = [run.layer.mixer for run in blueprint.structure.runs]
+
+    # 48 layers of 16 experts and a shared one, each 3 × 5120 × 8192, and what stands around them.
+    assert blueprint.total_params == 48 * (17 * 3 * 5120 * 8192 + 62_914_560 + 5120 * 18) + 2 * 202048 * 5120 + 5120
+    assert blueprint.uncounted == ("vision",)
+    assert [mixer.window for mixer in mixers] == [8192, None] * 12
+    assert verdict.notes == ("the weights of its other parts (vision) are not counted",)
+    with_index = from_config(LLAMA4, index=Index(2 * blueprint.total_params + 10**9, ("a",), 1))
+    assert judge(with_index, load, ONE, Room(memory=2**40)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        ({**LLAMA4, "text_config": {**LLAMA4["text_config"], "model_type": "mllama"}}, "text_config.model_type"),
+        ({**LLAMA4, "text_config": {**LLAMA4["text_config"], "model_type": 7}}, "text_config.model_type"),
+        ({**LLAMA4, "text_config": {**LLAMA4["text_config"], "no_rope_layers": [1]}}, "text_config.no_rope_layers"),
+        ({**LLAMA4, "text_config": {**LLAMA4["text_config"], "moe_layers": "all"}}, "text_config.moe_layers"),
+        ({"model_type": "mistral3", "text_config": []}, "text_config"),
+        ({"model_type": "mllama", "text_config": {"model_type": "llama"}}, "model_type"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_language_model_that_cannot_be_read_is_located(document, path):
+    problem = refused(document)[0]
+
+    assert problem.path == path
+    assert problem.fix
+
+
+def test_a_language_model_that_is_quantised_beside_an_image_encoder():
+    ignored = ["language_model.model.layers.0.mlp.down_proj", "model.language_model.layers.1.mlp", "vision_tower"]
+    settings = {"quant_method": "fp8", "modules_to_not_convert": ignored}
+    text = {**LLAMA, "model_type": "mistral", "sliding_window": None}
+    blueprint = from_config({"model_type": "mistral3", "text_config": text, "quantization_config": settings})
+
+    assert [run.layer.plain for run in blueprint.structure.runs] == [
+        ("mlp.down_proj",),
+        ("mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"),
+    ]
 
 
 def test_the_old_name_of_dtype_and_of_none():

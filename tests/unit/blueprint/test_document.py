@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tandem.api.problems import Refused
 from tandem.blueprint.config import from_config
@@ -30,6 +32,25 @@ def test_s3_03_json_and_back(document):
     assert from_dict(written) == blueprint
     assert canonical(from_dict(written)) == canonical(blueprint)
     assert fingerprint(from_dict(written)) == fingerprint(blueprint)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    model=st.sampled_from(EVERY_KIND),
+    layers=st.integers(1, 64),
+    vocabulary=st.integers(1, 300_000),
+    dtype=st.sampled_from(["bfloat16", "float32"]) | st.none(),
+    more=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
+)
+def test_s3_03_any_blueprint_survives_json(model, layers, vocabulary, dtype, more):
+    changed = {"num_hidden_layers": layers, "vocab_size": vocabulary, "dtype": dtype}
+    blueprint = from_config({**model, **changed, **{f"x-{name}": value for name, value in more.items()}})
+
+    again = from_dict(json.loads(canonical(blueprint)))
+
+    assert again == blueprint
+    assert hash(again) == hash(blueprint)
+    assert canonical(again) == canonical(blueprint)
 
 
 def test_s3_03_the_canonical_text_differs_where_a_fact_does():

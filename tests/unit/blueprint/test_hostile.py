@@ -13,16 +13,19 @@ from tandem.blueprint.config import from_config
 from tandem.blueprint.document import MAX_DEPTH, from_dict, parse_json, to_dict
 from tandem.blueprint.families import FAMILIES
 from tandem.blueprint.index import read_index
-from tests.unit.blueprint.configs import DEEPSEEK_V3, GPT_OSS, GPT_OSS_DIMS, NEMOTRON_NANO, config, gemma3
+from tests.unit.blueprint.configs import DEEPSEEK_V3, GPT_OSS, GPT_OSS_DIMS, LLAMA4, NEMOTRON_NANO, config, gemma3
 
 BASES = (
     DEEPSEEK_V3,
     NEMOTRON_NANO,
     config("gpt_oss", GPT_OSS_DIMS, **GPT_OSS),
     gemma3(2560, 34, 8, 4, 10240),
+    LLAMA4,
     config("llama", (64, 2, 4, 2, 16, 128, 256)),
 )
-KEYS = sorted({key for base in BASES for key in base} | {"layer_types", "sliding_window", "mlp_only_layers"})
+KEYS = sorted(
+    {key for base in BASES for key in base} | {"layer_types", "sliding_window", "mlp_only_layers", "moe_layers"}
+)
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

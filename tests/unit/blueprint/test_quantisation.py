@@ -11,6 +11,13 @@ from tests.unit.blueprint.configs import config
 DIMS = (256, 2, 4, 2, 64, 512, 1000)
 MATRICES = 2 * (2 * 256 * 256 + 2 * 128 * 256 + 3 * 256 * 512)
 REST = 2 * (2 * 1000 * 256 + 5 * 256)
+# Of all matrices together: one of q, k, v, o, gate, up and down in each of two layers.
+OUTPUTS = 2 * (256 + 128 + 128 + 256 + 512 + 512 + 256)
+INPUTS = 2 * (256 + 256 + 256 + 256 + 256 + 256 + 512)
+
+
+def compressed(**weights):
+    return {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": weights}}}
 
 
 def quantised(**settings):
@@ -62,6 +69,15 @@ def test_gguf_bits_per_weight(name, bits):
         ({"quant_method": "fp8"}, MATRICES + 14 * 4),
         ({"quant_method": "awq", "bits": 4, "group_size": 128}, MATRICES // 2 + MATRICES // 128 * 5 // 2),
         ({"quant_method": "awq", "bits": 4, "group_size": 64}, MATRICES // 2 + MATRICES // 64 * 5 // 2),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, MATRICES // 2 + MATRICES // 128 * 5 // 2 + 4 * INPUTS),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1}, MATRICES + 3 * OUTPUTS + 4 * INPUTS),
+        ({"quant_method": "fbgemm_fp8"}, MATRICES + 4 * OUTPUTS),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, MATRICES + 14 * 4),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, MATRICES + 4 * OUTPUTS),
+        (compressed(num_bits=4, type="float", strategy="group", group_size=16), MATRICES // 2 + MATRICES // 16 + 56),
+        (compressed(num_bits=4, type="float", strategy="group", group_size=32), MATRICES // 2 + MATRICES // 32),
+        (compressed(num_bits=8, type="float", strategy="channel"), MATRICES + 4 * OUTPUTS),
+        (compressed(num_bits=8, type="int", strategy="channel"), MATRICES + 4 * OUTPUTS),
         ({"quant_method": "mxfp4"}, MATRICES // 2 + MATRICES // 32),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, MATRICES // 2 + MATRICES // 16 + 14 * 4),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, MATRICES // 2 + MATRICES // 64 + 14 * 4),

@@ -21,7 +21,7 @@ from tandem.blueprint.codegen import code, documents
 from tandem.blueprint.config import from_config
 from tandem.blueprint.design import from_design
 from tandem.blueprint.synthesis import artefacts
-from tandem.controller.blueprint import facts_of
+from tandem.controller.blueprint_status import facts_of
 from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, config
 
 DESIGN = BlueprintDesign(hardware="cpu", tiny=True, context="4k")
@@ -68,7 +68,7 @@ def package(tmp_path, monkeypatch):
 
 def test_s3_05_the_files_and_their_numbers():
     texts = artefacts(DESIGN)
-    facts, _ = facts_of(None, {}, {}, design={"hardware": "cpu", "tiny": True, "context": "4k"})
+    facts, _ = facts_of(from_design(DESIGN), "spec.design", {}, {})
     numbers = json.loads(texts["params_estimate.json"])
     graph = json.loads(texts["graph.json"])
     ablations = yaml.safe_load(texts["ablations.yaml"])
@@ -231,7 +231,7 @@ def _sizes_of_formats(text):
 
 
 def test_s3_10_the_table_of_formats_is_the_blueprints():
-    facts, _ = facts_of(None, {}, {}, design={"hardware": "cpu", "tiny": True, "context": "4k"})
+    facts, _ = facts_of(from_design(DESIGN), "spec.design", {}, {})
     rows = re.findall(
         r"^\| ([a-z0-9_-]+) \| ([\d,]+) \|", documents(from_design(DESIGN))["DEPLOYMENT.md"], re.MULTILINE
     )

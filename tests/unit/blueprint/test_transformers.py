@@ -46,6 +46,16 @@ LATENT = {
 MORE = {
     "llama": {**HEAD, **BIAS, "mlp_bias": YES_NO},
     "mistral": {**HEAD, **WINDOW},
+    "llama4_text": {
+        **HEAD,
+        **BIAS,
+        "num_local_experts": (2, 4),
+        "num_experts_per_tok": (1,),
+        "intermediate_size_mlp": (40, 72),
+        "interleave_moe_layer_step": (1, 2, MISSING),
+        "no_rope_layer_interval": (2, 4, MISSING),
+        "attention_chunk_size": (16, None, MISSING),
+    },
     "qwen2": SWITCHED,
     "qwen3": {**HEAD, **BIAS, **SWITCHED},
     "mixtral": {"num_local_experts": (2, 4), "num_experts_per_tok": (1, 2), **WINDOW},
@@ -130,8 +140,10 @@ MORE = {
     },
 }
 # Models that the library reads with another family's classes.
-ALIASES = {"kimi_k2": "deepseek_v3"}
-KNOWN = [name for name in FAMILIES if name not in ALIASES]
+ALIASES = {"kimi_k2": "deepseek_v3", "qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2"}
+# Models that it has beside an image encoder only.
+BESIDE_IMAGES = {"qwen3_vl_text", "qwen3_vl_moe_text"}
+KNOWN = [name for name in FAMILIES if name not in ALIASES and name not in BESIDE_IMAGES]
 RENAMED = {
     "gpt2": {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"},
 }
@@ -179,13 +191,13 @@ def test_layers_look_back_as_far_as_in_transformers(family):
         values = drawn(family, seed)
         theirs = transformers.AutoConfig.for_model(family, **values)
         kinds = getattr(theirs, "layer_types", None)
-        window = getattr(theirs, "sliding_window", None)
+        window = getattr(theirs, "sliding_window", getattr(theirs, "attention_chunk_size", None))
         ours = [
             run.layer.mixer
             for run in from_config({"model_type": family, **values}).structure.runs
             for _ in range(run.count)
         ]
-        expected = [window] * len(ours) if kinds is None else [window if "sliding" in kind else None for kind in kinds]
+        expected = [window] * len(ours) if kinds is None else [None if "full" in kind else window for kind in kinds]
 
         assert [mixer.window if isinstance(mixer, Attention) else None for mixer in ours] == expected, values
 
@@ -212,3 +224,50 @@ def test_gemma_3_with_images_counts_as_in_transformers():
     blueprint = from_config({"model_type": "gemma3", "text_config": text, "vision_config": vision})
 
     assert blueprint.trainable_params == sum(size.numel() for size in model.parameters())
+
+
+TEXT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "vocab_size": 300,
+}
+SPARSE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+WITH_IMAGES = {
+    "mistral3": ("mistral", {}),
+    "llava": ("llama", {}),
+    "llava_next": ("llama", {}),
+    "aya_vision": ("cohere2", {}),
+    "llama4": ("llama4_text", {"intermediate_size_mlp": 56, "num_local_experts": 2, "interleave_moe_layer_step": 2}),
+    "qwen2_vl": ("qwen2_vl_text", {}),
+    "qwen2_5_vl": ("qwen2_5_vl_text", {}),
+    "qwen3_vl": ("qwen3_vl_text", {}),
+    "qwen3_vl_moe": ("qwen3_vl_moe_text", SPARSE),
+}
+
+
+@pytest.mark.parametrize("kind", WITH_IMAGES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_language_models_beside_images_count_as_in_transformers(kind, tied):
+    text_kind, more = WITH_IMAGES[kind]
+    text = {"model_type": text_kind, **TEXT, **more}
+    if "qwen2" in kind:
+        del text["head_dim"]
+    if kind == "llama4":
+        text["tie_word_embeddings"] = tied  # its language model has a head of its own
+    vision = {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}}
+    images = vision if kind == "aya_vision" else {}
+    theirs = transformers.AutoConfig.for_model(kind, text_config=dict(text), tie_word_embeddings=tied, **images)
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(theirs)
+    parts = {name: size.numel() for name, size in model.named_parameters()}
+    language = {name for name in parts if "language_model" in name or name.startswith("lm_head")}
+
+    blueprint = from_config({"model_type": kind, "text_config": text, "vision_config": {}, "tie_word_embeddings": tied})
+
+    assert blueprint.trainable_params == sum(parts[name] for name in language)
+    assert blueprint.uncounted == ("vision",)
+    assert blueprint.components[0] == "vision"

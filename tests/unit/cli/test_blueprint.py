@@ -1,13 +1,16 @@
 """blueprint and fit: a model's card, the verdict on a deployment, and facts that reach what is rendered."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tandem.api.resources import BlueprintDesign
+from tandem.blueprint.design import from_design
 from tandem.cli.app import run
-from tandem.controller.blueprint import facts_of
+from tandem.controller.blueprint_status import facts_of
 from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
@@ -106,6 +109,54 @@ def test_wrong_files_are_located(model, capsys, files, said):
     error = capsys.readouterr().err
     assert said in error
     assert directory in error
+
+
+HOSTILE = {
+    "cut off": json.dumps(LLAMA)[:-20],
+    "no text": "\udcff\udcfe",
+    "deep": '{"model_type": ' + "[" * 100_000,
+    "none": "",
+    "a list": "[]",
+    "many layers": json.dumps({**LLAMA, "num_hidden_layers": 10**308}),
+    "no number": json.dumps({**LLAMA, "hidden_size": float("nan")}),
+    "a text": json.dumps({**LLAMA, "vocab_size": "x" * 100_000}),
+    "missing": '{"model_type": "llama"}',
+    "twice": '{"model_type": "llama", "model_type": "gemma"}',
+    "large": json.dumps({**LLAMA, "hidden_size": 2**24, "intermediate_size": 2**24}),
+    "too long": " " * 5_000_000,
+    "below zero": '{"schema_version": 1, "weight_bytes": -1}',
+}
+
+
+@pytest.mark.parametrize("output", [[], ["-o", "json"]], ids=["text", "json"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_model_is_refused_at_every_entry(name, output, tmp_path, capsys, monkeypatch):
+    data = HOSTILE[name].encode(errors="surrogateescape")
+    path = tmp_path / "config.json"
+    path.write_bytes(data)
+    deployed = ["-f", deployment(tmp_path), "--gpu", "H100-80GB"]
+    entries = {
+        "show": ["blueprint", "show", str(path)],
+        "directory": ["blueprint", "show", str(tmp_path)],
+        "stdin": ["blueprint", "show", "-"],
+        "fit": ["fit", *deployed, "--blueprint", str(path)],
+        "explain": ["explain", *deployed[:2], "--blueprint", str(path)],
+    }
+    for entry, arguments in entries.items():
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+        assert run([*arguments, *output]) == 1, entry
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert len(said.err) < 4000
+        assert "standard input" in said.err if entry == "stdin" else str(path) in said.err
+
+
+def test_a_model_on_standard_input(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(LLAMA).encode())))
+
+    assert run(["blueprint", "show", "-"]) == 0
+    assert "8,030,261,248" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -243,7 +294,7 @@ def test_s3_16_a_design_becomes_files(tmp_path, capsys):
 def test_s3_05_the_files_have_the_numbers_of_the_resource(tmp_path):
     files = synthesized(tmp_path, "out")
     design = yaml.safe_load(DESIGN)["spec"]["design"]
-    facts, _ = facts_of(None, {}, {}, design=design)
+    facts, _ = facts_of(from_design(BlueprintDesign(**design)), "spec.design", {}, {})
     numbers = json.loads(files["params_estimate.json"])
     architecture = yaml.safe_load(files["architecture.yaml"])
 
