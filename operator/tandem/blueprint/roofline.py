@@ -44,10 +44,13 @@ def bounds(blueprint: Blueprint, load: Load, speed: Speed, *, gpus: int = 1) -> 
     bandwidth, peak = gpus * speed.bandwidth, gpus * _peak(blueprint, speed)
     weights = _weight_bytes(blueprint, structure)
     prompt = 2 * (load.length * _used(structure, head=False) + _head(structure)) + _attention(structure, load.length)
-    cache = sequence_bytes(structure, load.length, load.kv_bytes)
-    step = 2 * (_used(structure, head=True)) + _last_attention(structure, load.length)
-    read = (weights + load.batch * cache) / bandwidth
-    computed = load.batch * step / peak
+    # Sequences that run beside each other have no more tokens than the cache.
+    full = load.batch * load.length
+    filled = 1.0 if load.cache_tokens is None else min(1.0, load.cache_tokens / full)
+    cache = filled * load.batch * sequence_bytes(structure, load.length, load.kv_bytes)
+    seen = filled * load.batch * _last_attention(structure, load.length)
+    read = (weights + cache) / bandwidth
+    computed = (2 * load.batch * _used(structure, head=True) + seen) / peak
     token = max(read, computed)
     return Bounds(
         first_token_seconds=max(prompt / peak, weights / bandwidth),

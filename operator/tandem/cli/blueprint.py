@@ -26,6 +26,7 @@ from tandem.blueprint.split import tensor_parallel
 from tandem.blueprint.synthesis import artefacts
 from tandem.cli.files import write_files
 from tandem.cli.model_files import read_blueprint
+from tandem.cli.speeds import told
 
 _SIZES = (1, 2, 4, 8, 16)
 _CARD_FORMATS = ("bfloat16", "fp8", "nvfp4", "awq", "gguf-q4_k")
@@ -159,18 +160,8 @@ def _bounds_lines(blueprint: Blueprint, load: Load, on: tuple[str, int] | None) 
         return
     gpu, gpus = on
     yield _line(f"{gpus} × {gpu}", str(judge(blueprint, load, tensor_parallel(gpus), Room(memory=GPUS[gpu]))))
-    found = bounds(blueprint, load, SPEEDS[gpu], gpus=gpus)
-    if found is None:
-        yield _line("bounds", "none: the layers are not known")
-        return
-    yield _line("bounds", f"first token after at least {_time(found.first_token_seconds)}, for {load.length:,} tokens")
-    each = f"each further after at least {_time(found.token_seconds)} ({found.limited_by})"
-    yield _line("", f"{each}, at most {found.tokens_per_second:,.0f} tokens per second")
-    yield _line("", "no engine is faster; real ones are slower")
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+    lines = told(bounds(blueprint, load, SPEEDS[gpu], gpus=gpus), length=load.length)
+    yield from (_line("" if index else "bounds", line) for index, line in enumerate(lines))
 
 
 def _facts(blueprint: Blueprint, load: Load) -> Iterator[tuple[str, str]]:

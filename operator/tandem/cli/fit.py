@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,26 @@ from pydantic.alias_generators import to_camel
 
 from tandem.api.deployment import ModelDeployment
 from tandem.api.problems import Refused, refuse
-from tandem.blueprint.gpus import gpu_memory as memory_of
+from tandem.blueprint.ask import served
+from tandem.blueprint.gpus import GPUS, SPEEDS, gpu_name
 from tandem.blueprint.model import Blueprint
+from tandem.blueprint.roofline import Bounds, bounds
 from tandem.cli.app import EXIT_REFUSED
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.model_files import read_blueprint
 from tandem.cli.source import deployments_in, file_option
+from tandem.cli.speeds import told
 from tandem.manifests import build
 from tandem.manifests.fitting import RoleFit, Unjudged, memory_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A role, and how fast it can be at the very most on the GPU that was named."""
+
+    deployment: str
+    fit: RoleFit
+    bounds: Bounds | None
 
 
 @click.command(
@@ -37,26 +49,28 @@ def command(
     *, file: Path, gpu: str | None, gpu_memory: str | None, blueprint: str | None, output: str, **cluster: Any
 ) -> None:
     """Judges each role of the file's ModelDeployments: needed and available bytes of the GPU that needs the most, by
-    part, and single changes that would make it fit. Without a GPU, against the memory limit of the role.
+    part, and single changes that would make it fit. Without a GPU, against the memory limit of the role. With --gpu,
+    also bounds of the speed of a role that fits.
 
-    The parameters are those of tandem explain; a role that gives no batch size is judged for one sequence.
+    The parameters are those of tandem explain, with what follows from the model and the GPU.
     """
     if gpu is not None and gpu_memory is not None:
         raise click.UsageError("--gpu and --gpu-memory say the same: give one of them.")
-    size = memory_of(gpu) if gpu is not None else memory_bytes("--gpu-memory", gpu_memory) if gpu_memory else None
+    gpu = None if gpu is None else gpu_name(gpu)
+    size = GPUS[gpu] if gpu is not None else memory_bytes("--gpu-memory", gpu_memory) if gpu_memory else None
     facts = cluster_from(**cluster)
-    judged: list[tuple[str, RoleFit]] = []
+    judged: list[_Judged] = []
     for deployment, source in deployments_in(file, facts.library):
         model = _model(deployment, blueprint)
         sizes: dict[str, int] = {} if size is None else dict.fromkeys(map(str, deployment.role_names()), size)
         with source.locating():
             built = build(deployment, blueprint=model, cluster=replace(facts, gpu_memory=sizes))
-            judged += [(deployment.metadata.name, _judged(fit)) for fit in built.fits]
-    fits = all(fit.verdict.fits for _, fit in judged)
+            judged += [_judged(deployment, fit, model, gpu) for fit in built.fits]
+    fits = all(each.fit.verdict.fits for each in judged)
     if output == "json":
-        click.echo(json.dumps({"fits": fits, "roles": [_document(name, fit) for name, fit in judged]}))
+        click.echo(json.dumps({"fits": fits, "roles": [*map(_document, judged)]}))
     else:
-        click.echo("\n".join(line for name, fit in judged for line in _lines(name, fit)))
+        click.echo("\n".join(line for each in judged for line in _lines(each)))
     if not fits:
         click.get_current_context().exit(EXIT_REFUSED)
 
@@ -71,28 +85,41 @@ def _model(deployment: ModelDeployment, given: str | None) -> Blueprint:
     raise refuse("--blueprint", None, "the model's files are not known from the deployment alone", fix)
 
 
-def _judged(fit: RoleFit | Unjudged) -> RoleFit:
+def _judged(deployment: ModelDeployment, fit: RoleFit | Unjudged, model: Blueprint, gpu: str | None) -> _Judged:
     if isinstance(fit, Unjudged):
         raise Refused([replace(fit.why, fix=f"Give --gpu or --gpu-memory. {fit.why.fix}")])
-    return fit
+    found = None
+    if gpu is not None and fit.gpu:
+        computed = served(model, deployment.spec.backend, gpu=True)
+        found = bounds(computed, fit.load, SPEEDS[gpu], gpus=fit.split.gpus)
+    return _Judged(deployment.metadata.name, fit, found)
 
 
-def _document(name: str, fit: RoleFit) -> dict[str, Any]:
-    verdict = fit.verdict
+def _document(judged: _Judged) -> dict[str, Any]:
+    fit, verdict = judged.fit, judged.fit.verdict
     return {
-        "deployment": name,
+        "deployment": judged.deployment,
         "role": fit.role,
         "fits": verdict.fits,
         "needed": verdict.needed,
         "available": verdict.available,
         "parts": asdict(verdict.parts),
-        "asked": {"batch": fit.load.batch, "length": fit.load.length, "gpus": fit.split.gpus},
+        "asked": {
+            "batch": fit.load.batch,
+            "length": fit.load.length,
+            "gpus": fit.split.gpus,
+            "cache_tokens": fit.load.cache_tokens,
+        },
         "problems": [problem.as_dict() for problem in verdict.problems],
         "notes": list(verdict.notes),
         "changes": [{**asdict(change), "parameter": to_camel(change.parameter)} for change in fit.changes],
+        "bounds": asdict(judged.bounds) if judged.bounds else None,
     }
 
 
-def _lines(name: str, fit: RoleFit) -> list[str]:
-    lines = [f"{name} {fit.told}", *(f"  would fit with {way}" for way in fit.ways)]
+def _lines(judged: _Judged) -> list[str]:
+    fit = judged.fit
+    lines = [f"{judged.deployment} {fit.told}", *(f"  would fit with {way}" for way in fit.ways)]
+    if judged.bounds is not None and fit.verdict.fits:
+        lines += [f"  bounds: {line}" for line in told(judged.bounds, length=fit.load.length)]
     return lines + [f"  note: {note}" for note in fit.verdict.notes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from pydantic.alias_generators import to_camel
@@ -26,6 +26,8 @@ GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"  # MiB
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
 _MIB = 2**20
 _USABLE = 0.9
+# Defaults leave some of a pod's memory free: what is predicted is near the truth, and above the limit is the end.
+_LEFT_FREE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,9 @@ class RoleFit:
     @property
     def told(self) -> str:
         """What is asked, and the verdict with its numbers."""
-        return f"{self.role}: batch {self.load.batch} × {self.load.length} tokens on {self.where}: {self.verdict}"
+        asked, tokens = f"batch {self.load.batch} × {self.load.length} tokens", self.load.cache_tokens
+        cache = "" if tokens is None else f" in a KV cache of {tokens} tokens"
+        return f"{self.role}: {asked}{cache} on {self.where}: {self.verdict}"
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -91,9 +95,11 @@ def derived(
     given = _given(role, parameters, with_derived=False)
     room = room_of(deployment, role, given, gpu_memory)
     known = room if isinstance(room, Room) else None
+    if known is not None and not known.gpu:
+        known = replace(known, usable=known.usable - _LEFT_FREE)
     sla = deployment.spec.sla
     typical = (sla.isl or 0) + (sla.osl or 0) if sla else 0
-    return derive(
+    found = derive(
         served(blueprint, deployment.spec.backend, gpu=uses_gpu(deployment, role) if known is None else known.gpu),
         deployment.spec.backend,
         given,
@@ -101,6 +107,11 @@ def derived(
         gpus=gpus,
         typical=typical or None,
     )
+    tokens = {"kv_cache_max_tokens": found.load.batch * found.load.length}
+    if known is None or not found.fits or deployment.spec.backend != "torch" or "max_batch_size" in given:
+        return found
+    # The bundled server would take what is free for as many sequences as may run: its cache is what was judged.
+    return replace(found, parameters={**({} if tokens.keys() & given.keys() else tokens), **found.parameters})
 
 
 def judge_roles(

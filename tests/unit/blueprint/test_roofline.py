@@ -30,6 +30,13 @@ def test_a_token_waits_until_weights_and_cache_are_read():
     assert found.limited_by == "memory"
 
 
+def test_sequences_that_share_a_cache_read_no_more_than_that():
+    shared = bounds(LLAMA, replace(load(8), cache_tokens=3 * 8192), H100)
+
+    assert shared.token_seconds == pytest.approx(bounds(LLAMA, load(3), H100).token_seconds)
+    assert bounds(LLAMA, replace(load(8), cache_tokens=10**9), H100) == bounds(LLAMA, load(8), H100)
+
+
 def test_many_sequences_wait_for_the_computation():
     found = bounds(LLAMA, load(4096, 16), H100)
 

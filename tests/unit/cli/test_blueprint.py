@@ -187,6 +187,27 @@ def test_a_deployment_that_fits(model, tmp_path, capsys):
     assert "one agg: batch 8 × 8192 tokens on 1 GPU: fits: needs" in capsys.readouterr().out
 
 
+def test_bounds_of_a_gpu_are_told_with_a_verdict_that_fits(model, tmp_path, capsys):
+    file = deployment(tmp_path, parameters={"maxBatchSize": 8, "maxSeqLen": 8192})
+    arguments = ["fit", "-f", file, "--blueprint", model()]
+
+    assert run([*arguments, "--gpu", "H100-80GB"]) == 0
+    assert "  bounds: first token after at least 133 ms, for 8,192 tokens" in capsys.readouterr().out
+    assert run([*arguments, "--gpu", "H100-80GB", "-o", "json"]) == 0
+    (role,) = json.loads(capsys.readouterr().out)["roles"]
+    assert role["bounds"]["token_seconds"] == pytest.approx(0.00704, rel=0.01)
+    assert run([*arguments, "--gpu-memory", "80Gi"]) == 0
+    assert "bounds" not in capsys.readouterr().out
+
+
+def test_what_follows_from_the_model_is_judged_with_its_cache(model, tmp_path, capsys):
+    assert run(["fit", "-f", deployment(tmp_path), "--blueprint", model(), "--gpu", "L4", "-o", "json"]) == 0
+    (role,) = json.loads(capsys.readouterr().out)["roles"]
+
+    assert role["asked"]["cache_tokens"] < role["asked"]["batch"] * role["asked"]["length"]
+    assert role["bounds"]["tokens_per_second"] > 0
+
+
 def test_a_deployment_that_does_not_fit_says_what_would(model, tmp_path, capsys):
     file = deployment(tmp_path, parameters={"maxBatchSize": 48, "maxSeqLen": 16384})
 
