@@ -13,6 +13,7 @@ import pytest
 
 from tandem_serve.engine.loader import LoadedModel
 from tests.unit.serve import tiny
+from tests.unit.serve.handoffs import TEXT, offer, pair
 from tests.unit.serve.live import Answer, LiveServer, live_server
 
 SCHEMA = {
@@ -171,3 +172,14 @@ async def test_a_schema_that_runs_out_of_work_later_ends_its_own_request_only(se
 async def test_a_wrong_format_is_a_400_that_names_the_field(server: LiveServer, value: Any, param: str) -> None:
     answer = await ask(server, response_format=value)
     assert (answer.status, answer.error["param"]) == (400, param)
+
+
+async def test_it_holds_in_disaggregated_mode_from_the_first_token(llama: LoadedModel) -> None:
+    async with pair(llama) as (prefill, decode):
+        first = {"prompt": TEXT, "temperature": 0, "max_tokens": 1, **wanted(SCHEMA)}
+        assert (await prefill.post("/v1/completions", first)).text == "{"
+        params = await offer(prefill, **wanted(SCHEMA))
+        answer = await decode.complete(TEXT, max_tokens=100, kv_transfer_params=params, **wanted(SCHEMA))
+        assert decode.stats.prompt_tokens_transferred > 0
+    jsonschema.validate(json.loads(answer.text), SCHEMA)
+    assert answer.json["choices"][0]["finish_reason"] == "stop"
