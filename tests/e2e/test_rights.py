@@ -72,8 +72,9 @@ def exercised(workspace: Workspace) -> Iterator[None]:
 def share_a_model(workspace: Workspace) -> None:
     """Two deployments of one model have one blueprint, until one of them takes another model; GPUs are looked for."""
     gpus = {"backend": "vllm", "roles": {"agg": {"replicas": 0}}, "router": {"replicas": 1, "resources": SMALL}}
-    for name, path in (("one", "shared"), ("two", "shared")):
-        workspace.apply(model_deployment(f"{NAME}-{name}", model={"pvc": {"claimName": "models", "path": path}}, **gpus))
+    shared = {"pvc": {"claimName": "models", "path": "shared"}}
+    for name in ("one", "two"):
+        workspace.apply(model_deployment(f"{NAME}-{name}", model=shared, **gpus))
     workspace.wait_until(lambda: owners(workspace) == {f"{NAME}-one", f"{NAME}-two"}, "both own the blueprint")
     for name in ("one", "two"):
         other = {"pvc": {"claimName": "models", "path": f"other-{name}"}}
