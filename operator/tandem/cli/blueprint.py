@@ -75,6 +75,8 @@ def show(
     Nothing is allocated, and only REPO needs the network. With --gpu, also bounds of its speed: no engine is faster,
     and real ones are slower.
     """
+    if gpus > 1 and gpu is None and plot is None:
+        raise click.UsageError("--gpus says how many share the model: give --gpu, or --plot, too.")
     gpu = None if gpu is None else gpu_name(gpu)
     blueprint = read_blueprint(model, revision=revision)
     load = _load(blueprint, batch, length)

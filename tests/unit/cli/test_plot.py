@@ -93,6 +93,11 @@ def test_bounds_as_json_only_when_asked(model, capsys):
     assert found["tokens_per_second"] == pytest.approx(1 / found["token_seconds"])
 
 
+def test_gpus_without_a_use_are_refused(model, capsys):
+    assert run(["blueprint", "show", model, "--gpus", "2"]) == 2
+    assert "give --gpu, or --plot, too" in capsys.readouterr().err
+
+
 def test_a_gpu_that_is_not_known_is_refused(model, capsys):
     assert run(["blueprint", "show", model, "--gpu", "X1"]) == 1
     assert "this GPU is not known" in capsys.readouterr().err
