@@ -1,7 +1,11 @@
-"""The bundled server against `transformers serve`, one random model of 58 M parameters, in turns in one run.
+"""The bundled server against `transformers serve` and others, one random model of 58 M parameters, in turns in one run.
 
-`transformers serve` needs the package accelerate beside what this project installs; without it it is left out.
-`TANDEM_BENCH_DTYPES` (default `float32,bfloat16`) and `TANDEM_BENCH_SERVERS` (default: all) choose what runs.
+`transformers serve` runs in an environment of its own with the package accelerate; what cannot be started is left out,
+with the reason. Environment variables:
+- `TANDEM_BENCH_DTYPES` (default `float32,bfloat16`) and `TANDEM_BENCH_SERVERS` (default: all) choose what runs;
+- `TANDEM_BENCH_OTHER` names one more server: `NAME=COMMAND` with `{model}`, `{dtype}` and `{port}` in the command, or
+  `NAME=URL` of one that runs and serves the model of `TANDEM_BENCH_MODEL`;
+- `TANDEM_BENCH_MODEL`: where the model is kept, and made when it is missing; default: a temporary directory.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import itertools
 import json
 import os
 import random
+import shlex
 import socket
 import statistics
 import sys
@@ -24,11 +29,16 @@ from typing import Any
 
 import aiohttp
 
+from tests.environments import NoEnvironmentError, environment
+
 WORDS = 32_000
 CLIENTS = {8: 24, 32: 48}
 """Clients at once, and requests in all."""
-SERVERS = ("tandem", "transformers-continuous", "transformers-sequential")
+SERVERS = ("tandem", "tandem-int8", "transformers-continuous", "transformers-sequential")
+ACCELERATE = "accelerate==1.13.0"
 DTYPES = ("float32", "bfloat16")
+OURS = ("tandem", "tandem-int8")
+THEIRS = ("transformers-continuous", "transformers-sequential")
 ROUNDS = 2
 START_SECONDS = 120.0
 SHAPE = {
@@ -109,45 +119,51 @@ def loads(seed: int, count: int) -> list[Load]:
 
 def command(name: str, model: Path, dtype: str, port: int) -> list[str]:
     """How a server is started."""
-    if name == "tandem":
+    place = ["--dtype", dtype, "--port", str(port)]
+    if name in OURS:
         limits = ["--max-num-seqs", "32", "--served-model-name", str(model)]
-        return [
-            sys.executable,
-            "-m",
-            "tandem_serve",
-            "--model",
-            str(model),
-            "--dtype",
-            dtype,
-            "--port",
-            str(port),
-            *limits,
-        ]
-    tool = str(Path(sys.executable).parent / "transformers")
-    batching = ["--continuous-batching"] if name == "transformers-continuous" else []
-    return [tool, "serve", str(model), "--dtype", dtype, "--port", str(port), *batching]
+        start = [sys.executable, "-m", "tandem_serve", "--model", str(model)]
+        return [*start, *place, *limits, *(["--quantization", "int8"] if name == "tandem-int8" else [])]
+    if name in THEIRS:
+        try:
+            python = environment(ACCELERATE)
+        except NoEnvironmentError as error:
+            raise DidNotStartError(str(error)) from error
+        start = [str(python), "-c", "from transformers.cli.transformers import main; main()", "serve", str(model)]
+        return [*start, *place, *(["--continuous-batching"] if name == "transformers-continuous" else [])]
+    _, how = other()
+    return [part.format(model=model, dtype=dtype, port=port) for part in shlex.split(how)]
+
+
+def other() -> tuple[str, str]:
+    """Name of one more server, and its command or URL; empty when there is none."""
+    name, _, how = os.environ.get("TANDEM_BENCH_OTHER", "").partition("=")
+    return name, how
 
 
 @contextlib.asynccontextmanager
 async def running(name: str, model: Path, dtype: str) -> AsyncIterator[Server]:
-    """A server process that answers; ended at the end."""
+    """A server that answers; its process is ended at the end, where we started it."""
+    if name == other()[0] and other()[1].startswith("http"):
+        async with _session() as session:
+            yield Server(name=name, url=other()[1].rstrip("/"), model=str(model), session=session)
+        return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    path = model.parent / f"{name}-{dtype}.log"
-    log = path.open("wb")
+    log = tempfile.TemporaryFile()  # noqa: SIM115  (closed at the end)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     process = await asyncio.create_subprocess_exec(
         *command(name, model, dtype, port), stdout=log, stderr=log, env=environment
     )
-    timeout = aiohttp.ClientTimeout(total=None)
     try:
-        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+        async with _session() as session:
             server = Server(name=name, url=f"http://127.0.0.1:{port}", model=str(model), session=session)
             try:
                 await _until_it_answers(server, process)
             except DidNotStartError as error:
-                lines = path.read_text(errors="replace").strip().splitlines()
+                log.seek(0)
+                lines = log.read().decode(errors="replace").strip().splitlines()
                 raise DidNotStartError(lines[-1] if lines else "it printed nothing") from error
             yield server
     finally:
@@ -155,6 +171,10 @@ async def running(name: str, model: Path, dtype: str) -> AsyncIterator[Server]:
             process.kill()
         await process.wait()
         log.close()
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), connector=aiohttp.TCPConnector(limit=0))
 
 
 async def _until_it_answers(server: Server, process: asyncio.subprocess.Process) -> None:
@@ -238,6 +258,7 @@ async def measure(model: Path, dtype: str, names: list[str]) -> dict[str, Any]:
                     if server.name == "transformers-sequential" and (number or clients > 8):
                         continue  # one at a time is one at a time, whoever waits
                     rate = await throughput(server, clients=clients, seed=number)
+                    print(f"{dtype} {clients} clients, {server.name}: {rate:.1f} tokens/s", file=sys.stderr, flush=True)
                     result[server.name].setdefault(f"tokens_per_s_{clients}", []).append(round(rate, 1))
         for server in servers:
             if server.name == "tandem":
@@ -253,10 +274,11 @@ def chosen(variable: str, known: tuple[str, ...]) -> list[str]:
 
 def main() -> None:
     """Prints the figures as one line of JSON."""
-    names = chosen("TANDEM_BENCH_SERVERS", SERVERS)
+    names = chosen("TANDEM_BENCH_SERVERS", tuple(filter(None, (*SERVERS, other()[0]))))
     with tempfile.TemporaryDirectory() as directory:
-        model = Path(directory) / "model"
-        save_model(model)
+        model = Path(os.environ.get("TANDEM_BENCH_MODEL") or Path(directory) / "model")
+        if not (model / "config.json").exists():
+            save_model(model)
         result = {dtype: asyncio.run(measure(model, dtype, names)) for dtype in chosen("TANDEM_BENCH_DTYPES", DTYPES)}
     sys.stdout.write(json.dumps(result) + "\n")
 
