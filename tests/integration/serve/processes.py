@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 START_SECONDS = 300
 
 
@@ -42,11 +44,17 @@ class ServerProcess:
             time.sleep(0.05)
         raise AssertionError(f"no line {message!r} in {self.log.read_text()}")
 
-    def request(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+    def rss(self) -> int:
+        """Bytes of memory of the process."""
+        return psutil.Process(self.process.pid).memory_info().rss
+
+    def request(self, path: str, body: dict[str, Any] | None = None, *, key: str = "") -> tuple[int, Any]:
         """Status and JSON (or text) of an answer."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", data, {"content-type": "application/json"}
+            f"http://127.0.0.1:{self.port}{path}",
+            data,
+            {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})},
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -70,10 +78,13 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def server(directory: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[ServerProcess]:
-    """Starts `tandem-serve` on a free port; ends it at the end, whatever happens."""
+def server(
+    directory: Path, *arguments: str, env: dict[str, str] | None = None, fault: str = ""
+) -> Iterator[ServerProcess]:
+    """Starts `tandem-serve` on a free port; ends it at the end, whatever happens. `fault` is Python that runs first."""
     log = directory / f"serve-{len(list(directory.glob('serve-*.log')))}.log"
-    command = [sys.executable, "-m", "tandem_serve", "--port", "0", "--log-format", "json", *arguments]
+    program = f"{fault}\nfrom tandem_serve.__main__ import main\nmain()"
+    command = [sys.executable, "-c", program, "--port", "0", "--log-format", "json", *arguments]
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **(env or {})}
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stderr=stream, stdout=stream, env=environment)
