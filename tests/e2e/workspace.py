@@ -93,7 +93,7 @@ class Workspace:
         """Deletes ModelDeployments and waits until their pods are gone."""
         self._kubectl("delete", "modeldeployments", *names, "--wait=false")
         selector = f"tandem.dev/deployment in ({','.join(names)})"
-        self.wait_until(lambda: not self.list("pods", selector), f"the pods of {', '.join(names)} are gone")
+        self.wait_until(lambda: not self.list("pods", selector), f"the pods of {', '.join(names)} are gone", 180)
 
     def scale(self, name: str, replicas: int) -> None:
         """`kubectl scale`."""

@@ -76,7 +76,7 @@ class BlueprintReconciler:
 
     async def reconcile(self, ref: Ref) -> Verdict:
         """Brings the status of one object up to date. Raises ApiError and Fenced."""
-        waits = [await self._owned.keep(ref)]
+        waits = [await self._keep(ref)]
         entry = self._cache.get(ref)
         if entry is None or entry.deleting:
             self._forget(ref)
@@ -97,6 +97,19 @@ class BlueprintReconciler:
         waits += [await self._statuses.write(entry, obj, status), done.again_after]
         self._tell(ref)
         return Verdict(again_after=min((wait for wait in waits if wait is not None), default=None))
+
+    async def _keep(self, ref: Ref) -> float | None:
+        """Has it exist as long as it is needed; nobody waits for one that cannot be made."""
+        try:
+            return await self._owned.keep(ref)
+        except ApiError as error:
+            if error.is_namespace_ending:
+                return None
+            if not error.is_transient and self._probes.stage(ref) != "stuck":
+                self._probes.set_stage(ref, "stuck")
+                for user in self._uses.users(ref):
+                    self._changed(user.ref)
+            raise
 
     async def _look(self, entry: Entry, obj: Mapping[str, Any], previous: Mapping[str, Any]) -> _Round:
         spec = obj["spec"]
@@ -132,8 +145,9 @@ class BlueprintReconciler:
         return self._without(found, previous)
 
     def _without(self, found: Finding, previous: Mapping[str, Any]) -> _Round:
-        if previous.get("facts"):
-            # A second look that came to nothing takes nothing back.
+        known = find(previous.get("conditions"), "Parsed") or {}
+        if previous.get("facts") or (found.stage != "over" and known.get("status") == "False"):
+            # A second look that came to nothing takes nothing back, and one that goes on is no news.
             return self._unchanged(previous)
         make = false if found.stage == "over" else unknown
         return _Round({}, [make("Parsed", found.reason, found.message)])

@@ -173,6 +173,9 @@ class FactsReader:
             if not self._uses.owners(ref):
                 message = f"there is no ModelBlueprint {ref.name} in namespace {ref.namespace}"
                 return Known(name=ref.name, reason="BlueprintNotFound", message=message)
+            if self._probes.stage(ref) == "stuck":
+                message = "the operator may not create its ModelBlueprint: the operator's log says why"
+                return Known(name=ref.name, reason="BlueprintRefused", message=message)
             self._need(ref)
             wait = self._left(entry, ref, spec)
             return Known(name=ref.name, reason="Probing", message="the model is about to be read", wait=wait)
@@ -219,7 +222,8 @@ class FactsReader:
         if since is None or since[:2] != (entry.uid, spec):
             since = self._since[entry.ref] = (entry.uid, spec, now)
         stage = self._probes.stage(blueprint)
-        most = {"starting": STARTING_SECONDS, "running": RUNNING_SECONDS}.get(stage, 0.0)
+        # What a pod that is over has told is about to be in the status.
+        most = {"starting": STARTING_SECONDS, "stuck": 0.0}.get(stage, RUNNING_SECONDS)
         return max(0.0, since[2] + most - now)
 
     def _unpack(self, text: str) -> Blueprint:
