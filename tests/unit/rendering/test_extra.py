@@ -29,6 +29,9 @@ def refusals(built, *arguments, **about):
     return [(problem.path, problem.reason, problem.fix) for problem in refused.value.problems]
 
 
+KNOWN = "Known: --dtype, --log-format, --log-level, --quantization, --stuck-seconds, --tool-call-format."
+
+
 @pytest.mark.parametrize("argument", ["--max-num-seqs", "--max-num-seqs=8", "--max_num_seqs=8"])
 def test_a_flag_of_a_parameter_with_a_value_is_refused_for_the_status_would_tell_another(built, argument):
     (found,) = refusals(built, argument, maxBatchSize=4)
@@ -72,8 +75,8 @@ def test_a_reserved_flag_of_a_parameter_leads_to_that(built):
     ("argument", "fix"),
     [
         ("--dtyp=auto", "Did you mean --dtype?"),
-        ("--bogus", "Known: --dtype, --log-format, --log-level."),
-        ("-x", "Known: --dtype, --log-format, --log-level."),
+        ("--bogus", KNOWN),
+        ("-x", KNOWN),
     ],
 )
 def test_an_argument_that_the_bundled_server_has_not_is_refused(built, argument, fix):
