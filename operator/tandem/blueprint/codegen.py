@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 
@@ -13,7 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tandem.api.problems import refuse
 from tandem.blueprint.card import bytes_per_format
-from tandem.blueprint.fits import gib
+from tandem.blueprint.fits import shown
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.parts import Attention, Mlp
 from tandem.blueprint.structure import Layer, Run, Structure
@@ -24,6 +25,7 @@ _ARCHITECTURES = frozenset(("llama", "mistral"))
 _DOCUMENTS = ("MODEL_CARD.md", "DEPLOYMENT.md")
 _NOT_IN_A_DOCUMENT = re.compile(r"[^\w .,:/()-]+", re.ASCII)
 _LONGEST_NAME = 80
+_DTYPE = "float32"
 _FORM = (
     "decoders of Llama's form: attention without biases, norms of heads and windows, a gated feed-forward network, "
     "two norms in each layer"
@@ -34,7 +36,8 @@ def code(blueprint: Blueprint) -> Mapping[str, str]:
     """File name → text of a Python package that is the model; raises `Refused` for one of another form than Llama's."""
     if (reason := _not_llama(blueprint)) is not None:
         raise refuse("architecture", blueprint.architecture, reason, f"Code is made for {_FORM}.")
-    return {f"{PACKAGE}/{name}": _rendered(name, blueprint, _as_python) for name in _CODE}
+    whole = replace(blueprint, dtype=blueprint.dtype or _DTYPE)
+    return {f"{PACKAGE}/{name}": _rendered(name, whole, _as_python) for name in _CODE}
 
 
 def documents(blueprint: Blueprint) -> Mapping[str, str]:
@@ -57,7 +60,7 @@ def _environment(finalize: Callable[[object], str]) -> ImmutableSandboxedEnviron
         undefined=StrictUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.globals.clear()
-    environment.filters = {"gib": gib, "formats": bytes_per_format, "plain": str}
+    environment.filters = {"shown": shown, "formats": bytes_per_format, "plain": str}
     return environment
 
 

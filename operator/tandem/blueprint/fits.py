@@ -64,16 +64,16 @@ class Verdict:
     def __str__(self) -> str:
         word = "fits" if self.fits else "does not fit"
         parts = (
-            f"weights {gib(self.parts.weights)}, KV cache {gib(self.parts.kv)}, "
-            f"activation {gib(self.parts.activation)}, runtime {gib(self.parts.reserve)}"
+            f"weights {shown(self.parts.weights)}, KV cache {shown(self.parts.kv)}, "
+            f"activation {shown(self.parts.activation)}, runtime {shown(self.parts.reserve)}"
         )
-        told = f"{word}: needs {gib(self.needed)} of {gib(self.available)} ({parts})"
+        told = f"{word}: needs {shown(self.needed)} of {shown(self.available)} ({parts})"
         return "; ".join((told, *(str(problem) for problem in self.problems)))
 
 
-def gib(size: int) -> str:
+def shown(size: float) -> str:
     """Bytes for people."""
-    return f"{size / GIB:.2f} GiB"
+    return f"{size / GIB:.2f} GiB" if size == 0 or size >= GIB / 10 else f"{size / 2**20:.2f} MiB"
 
 
 def judge(blueprint: Blueprint, load: Load, split: Split, room: Room) -> Verdict:

@@ -16,7 +16,7 @@ from tandem.api.resources import BlueprintDesign, ModelBlueprint
 from tandem.blueprint.card import bytes_per_format, shown_name
 from tandem.blueprint.counts import sequence_bytes
 from tandem.blueprint.document import fingerprint, to_dict
-from tandem.blueprint.fits import GIB, Room, gib, judge
+from tandem.blueprint.fits import Room, judge, shown
 from tandem.blueprint.formats import PLAIN_BYTES
 from tandem.blueprint.gpus import GPUS, SPEEDS, gpu_name
 from tandem.blueprint.memory import Load
@@ -184,17 +184,14 @@ def _facts(blueprint: Blueprint, load: Load) -> Iterator[tuple[str, str]]:
     yield "", f"without its other parts ({', '.join(blueprint.uncounted)})" if blueprint.uncounted else ""
     yield "weights", _weights(blueprint)
     others = bytes_per_format(blueprint)
-    yield "as", ", ".join(f"{name} {gib(others[name])}" for name in _CARD_FORMATS if name in others)
+    yield "as", ", ".join(f"{name} {shown(others[name])}" for name in _CARD_FORMATS if name in others)
     if blueprint.kv_bytes_per_token is not None:
-        thousand = blueprint.kv_bytes_per_token * 1000 / 2**20
         less = f", less beyond {dims.window:,}" if dims is not None and dims.window else ""
-        yield (
-            "KV cache",
-            f"{blueprint.kv_bytes_per_token:,} bytes per token, {thousand:.1f} MiB per 1,000 tokens{less}",
-        )
+        thousand = shown(1000 * blueprint.kv_bytes_per_token)
+        yield "KV cache", f"{blueprint.kv_bytes_per_token:,} bytes per token, {thousand} per 1,000 tokens{less}"
     if blueprint.structure is not None:
         one = sequence_bytes(blueprint.structure, load.length, load.kv_bytes, block=load.block)
-        yield "", f"{one / GIB:.2f} GiB for one sequence of {load.length:,} tokens"
+        yield "", f"{shown(one)} for one sequence of {load.length:,} tokens"
 
 
 def _parameters(blueprint: Blueprint) -> str:
@@ -210,7 +207,7 @@ def _weights(blueprint: Blueprint) -> str:
         return ""
     form = blueprint.quantisation.method if blueprint.quantisation else blueprint.dtype
     origin = {"config": "", "index": ", from the files", "declared": ", declared"}[blueprint.weights_from]
-    return f"{blueprint.weight_bytes:,} bytes ({gib(blueprint.weight_bytes)}) as {form or 'they are'}{origin}"
+    return f"{blueprint.weight_bytes:,} bytes ({shown(blueprint.weight_bytes)}) as {form or 'they are'}{origin}"
 
 
 def _line(name: str, text: str) -> str:

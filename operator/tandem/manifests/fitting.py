@@ -14,7 +14,7 @@ from tandem.api.problems import Problem, refuse
 from tandem.api.quantity import quantity
 from tandem.blueprint.ask import load_of, served
 from tandem.blueprint.derive import Derived, derive
-from tandem.blueprint.fits import CPU_RESERVE, Change, Room, Verdict, changes, gib, judge
+from tandem.blueprint.fits import CPU_RESERVE, Change, Room, Verdict, changes, judge, shown
 from tandem.blueprint.gpus import GPUS
 from tandem.blueprint.memory import Load
 from tandem.blueprint.model import Blueprint
@@ -58,7 +58,7 @@ class RoleFit:
     @property
     def ways(self) -> tuple[str, ...]:
         """The changes, for people."""
-        return tuple(f"{to_camel(each.parameter)}: {each.value} (needs {gib(each.needed)})" for each in self.changes)
+        return tuple(f"{to_camel(each.parameter)}: {each.value} (needs {shown(each.needed)})" for each in self.changes)
 
     @property
     def problem(self) -> Problem | None:

@@ -8,7 +8,7 @@ from tandem.blueprint.budget import over_budget
 from tandem.blueprint.config import from_config
 from tandem.blueprint.counts import further_bytes
 from tandem.blueprint.document import from_dict
-from tandem.blueprint.fits import GIB, Room, changes, judge
+from tandem.blueprint.fits import GIB, Room, changes, judge, shown
 from tandem.blueprint.formats import plain
 from tandem.blueprint.gpus import GPUS, gpu_memory
 from tandem.blueprint.index import Index
@@ -209,3 +209,10 @@ def test_deepseek_v3_needs_more_than_one_node_of_h100():
     assert not judge(blueprint, LOAD, tensor_parallel(8), H100).fits
     assert judge(blueprint, LOAD, tensor_parallel(8), Room(memory=GPUS["H200-141GB"])).fits
     assert judge(blueprint, LOAD, tensor_parallel(16), H100).fits
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0.00 GiB"), (1, "0.00 MiB"), (5 * 2**20, "5.00 MiB"), (2**30, "1.00 GiB")]
+)
+def test_bytes_for_people(size, text):
+    assert shown(size) == text

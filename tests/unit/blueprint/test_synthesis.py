@@ -162,6 +162,23 @@ def test_the_generated_model_computes_what_llama_does_with_its_weights(package):
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits)
 
 
+@pytest.mark.parametrize("blueprint", [SMALL, TIED], ids=["untied", "tied"])
+def test_weights_that_were_trained_are_saved_in_the_models_format_and_measured(package, blueprint, tmp_path, capsys):
+    safetensors = pytest.importorskip("safetensors", reason="needs the extra `serve`")
+    network = package(blueprint)
+    train, measure = (importlib.import_module(f"{network.__name__}.{name}") for name in ("train", "eval"))
+
+    train.main(["--steps", "2", "--length", "32", "--save", str(tmp_path / "weights")])
+    measure.main(["--weights", str(tmp_path / "weights" / train.WEIGHTS), "--length", "32"])
+
+    with safetensors.safe_open(tmp_path / "weights" / train.WEIGHTS, "pt") as file:
+        saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no map
+    assert {str(tensor.dtype) for tensor in saved.values()} == {"torch.bfloat16"}
+    assert sum(tensor.numel() for tensor in saved.values()) == blueprint.total_params
+    assert "model.layers.1.mlp.down_proj.weight" in saved
+    assert "perplexity" in capsys.readouterr().out
+
+
 def test_training_is_the_same_for_a_seed_and_is_measured(package):
     network = package(SMALL)
     train, data, measure = (importlib.import_module(f"{network.__name__}.{name}") for name in ("train", "data", "eval"))
@@ -206,7 +223,7 @@ NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w.]*[A-Za-z])")
 def test_s3_10_card_and_deployment_print_only_numbers_of_the_blueprint(design):
     blueprint = from_design(design)
     known = set(map(str, _numbers_of(dataclasses.asdict(blueprint))))
-    known |= {f"{size / 2**30:.2f}" for size in map(int, known)}
+    known |= {f"{size / 2**power:.2f}" for size in map(int, known) for power in (20, 30)}
     known |= {size for text in documents(blueprint).values() for size in _sizes_of_formats(text)}
 
     for name, text in documents(blueprint).items():
@@ -226,7 +243,7 @@ def _numbers_of(value):
 
 def _sizes_of_formats(text):
     """What stands in the table of formats, whose rows another test compares."""
-    rows = re.findall(r"^\| [a-z0-9_-]+ \| ([\d,]+) \| ([\d.]+) GiB \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| [a-z0-9_-]+ \| ([\d,]+) \| ([\d.]+) [GM]iB \|$", text, re.MULTILINE)
     return [number.replace(",", "") for row in rows for number in row]
 
 
@@ -256,7 +273,7 @@ def test_s3_13_templates_name_nothing_but_the_blueprint(template):
 
 
 def _without_filters(text):
-    return re.sub(r"\| *(gib|plain|formats)", "", text)
+    return re.sub(r"\| *(shown|plain|formats)", "", text)
 
 
 # What the code has of numbers that are no dimensions: where a layer splits, what a person may leave out.
