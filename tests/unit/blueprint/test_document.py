@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tandem.api.problems import Refused
 from tandem.blueprint.config import from_config
 from tandem.blueprint.document import canonical, fingerprint, from_dict, to_dict
+from tandem.data import data_dir
 from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, NEMOTRON_NANO, gemma3
 
 EVERY_KIND = (*(model.config() for model in GOLDEN), DEEPSEEK_V3, NEMOTRON_NANO, gemma3(2560, 34, 8, 4, 10240))
@@ -116,3 +118,17 @@ def test_a_written_blueprint_that_somebody_changed_is_refused(changed, path):
         from_dict(written)
 
     assert refused.value.problems[0].path == path
+
+
+def test_s3_15_facts_that_were_written_before_a_field_was_there_are_read():
+    blueprint = from_config(GOLDEN[0].config())
+    written = to_dict(blueprint)
+    del written["uncounted"]
+
+    assert from_dict(json.loads(json.dumps(written))) == blueprint
+
+
+def test_s3_15_the_resource_has_one_version_so_nothing_is_lost_between_two():
+    resource = yaml.safe_load((data_dir("crds") / "modelblueprints.yaml").read_text(encoding="utf-8"))
+
+    assert [version["name"] for version in resource["spec"]["versions"] if version["served"]] == ["v1alpha1"]

@@ -5,7 +5,7 @@ import pytest
 from tandem.blueprint import counts
 from tandem.blueprint.activation import activation_bytes_per_token
 from tandem.blueprint.config import from_config
-from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, NEMOTRON_NANO, config, gemma3
+from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, LLAMA4, NEMOTRON_NANO, config, gemma3
 
 
 @pytest.mark.parametrize("model", GOLDEN, ids=lambda model: model.name)
@@ -89,3 +89,62 @@ def test_a_hybrid_has_a_constant_part_and_attention_layers():
 def test_activation_is_what_was_measured_in_torch(model_type, dims, per_token):
 
     assert activation_bytes_per_token(from_config(config(model_type, dims)).structure, 2) == per_token
+
+
+@pytest.mark.parametrize(
+    ("document", "billions", "active"),
+    [
+        (LLAMA4, 107.8, 17.2),  # Scout: 109 with its image encoder
+        (
+            {
+                **LLAMA4,
+                "text_config": {**LLAMA4["text_config"], "num_local_experts": 128, "interleave_moe_layer_step": 2},
+            },
+            400.7,
+            17.2,
+        ),
+        (
+            config(
+                "qwen3_moe",
+                (4096, 94, 64, 4, 128, 12288, 151936),
+                num_experts=128,
+                num_experts_per_tok=8,
+                moe_intermediate_size=1536,
+            ),
+            235.1,
+            22.2,
+        ),
+        (
+            {
+                "model_type": "mistral3",
+                "text_config": {
+                    **config("mistral", (5120, 40, 32, 8, 128, 32768, 131072)),
+                    "sliding_window": None,
+                },
+            },
+            23.6,
+            23.6,
+        ),
+    ],
+    ids=["Llama-4-Scout", "Llama-4-Maverick", "Qwen3-235B-A22B", "Mistral-Small-3.1"],
+)
+def test_billions_of_the_model_cards(document, billions, active):
+    blueprint = from_config(document)
+
+    assert round(blueprint.total_params / 1e9, 1) == billions
+    assert round(blueprint.active_params / 1e9, 1) == active
+
+
+def test_a_share_of_the_cache_is_what_an_engine_logged():
+    """vLLM on four GPUs of 80 GB with Qwen3-235B-A22B in FP8: 178,880 tokens in 8.11 GiB of each."""
+    model = from_config(
+        config(
+            "qwen3_moe",
+            (4096, 94, 64, 4, 128, 12288, 151936),
+            num_experts=128,
+            num_experts_per_tok=8,
+            moe_intermediate_size=1536,
+        )
+    )
+
+    assert 178_880 * counts.sequence_bytes(model.structure, 1, 2, across=4) == pytest.approx(8.11 * 2**30, rel=0.015)
