@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_WEIGHTS = frozenset((".safetensors", ".gguf", ".bin", ".pt", ".pth"))
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
@@ -37,6 +38,9 @@ def read_blueprint(source: str, *, revision: str = "main") -> Blueprint:
     except OSError as error:
         raise _unreadable(path, error) from None
     if is_there and source:
+        if path.suffix in _WEIGHTS:
+            fix = f"Name the directory of the model that it belongs to, or its {CONFIG}."
+            raise refuse(str(path), None, f"a {path.suffix} file holds weights, and is not read for facts", fix)
         return read_text(_text(path, MAX_CHARACTERS), str(path))
     if re.search(patterns.REPOSITORY.regex, source) and "/" in source:
         return _of_repository(source, revision)

@@ -152,6 +152,14 @@ def test_a_hostile_model_is_refused_at_every_entry(name, output, tmp_path, capsy
         assert "standard input" in said.err if entry == "stdin" else str(path) in said.err
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model-q4_0.gguf", "pytorch_model.bin"])
+def test_a_file_of_weights_is_told_from_a_configuration(name, tmp_path, capsys):
+    (tmp_path / name).write_bytes(b"GGUF\xff")
+
+    assert run(["blueprint", "show", str(tmp_path / name)]) == 1
+    assert "Name the directory of the model that it belongs to" in capsys.readouterr().err
+
+
 def test_a_model_on_standard_input(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(LLAMA).encode())))
 

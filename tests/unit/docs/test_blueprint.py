@@ -72,11 +72,26 @@ def test_s3_15_the_declaration_on_the_page_is_taken(tmp_path):
     assert run(["blueprint", "show", str(path)]) == 0
 
 
-def test_s3_15_the_resource_on_the_page_is_valid(tmp_path):
+RESOURCES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("text", RESOURCES, ids=range(len(RESOURCES)))
+def test_s3_15_a_resource_on_the_page_is_valid(text, tmp_path):
     path = tmp_path / "blueprint.yaml"
-    path.write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
+    path.write_text(text)
 
     assert run(["validate", "-f", str(path)]) == 0
+
+
+def test_s3_15_the_design_on_the_page_is_what_it_says(tmp_path, capsys):
+    path = tmp_path / "design.yaml"
+    path.write_text(next(text for text in RESOURCES if "design:" in text))
+
+    assert run(["blueprint", "synth", str(path), "-o", str(tmp_path / "out")]) == 0
+    written = {Path(line).relative_to(tmp_path / "out").parts[0] for line in capsys.readouterr().out.splitlines()}
+    assert {name for name in written if f"`{name}`" not in PAGE and f"`{name}/`" not in PAGE} == set()
+    numbers = json.loads((tmp_path / "out" / "params_estimate.json").read_text())
+    assert round(numbers["total_params"] / 1e9, 1) == 1.5
 
 
 def test_every_architecture_is_on_the_page():
