@@ -223,7 +223,7 @@ def test_a_port_in_use_ends_with_2(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_model_that_cannot_be_loaded_ends_with_1_and_one_message(model: Path, tmp_path: Path) -> None:
+def test_s1_27_a_model_that_cannot_be_loaded_ends_with_1_and_one_message(model: Path, tmp_path: Path) -> None:
     ended = run("--model", str(tmp_path / "no"), "--port", "0")
     assert ended.returncode == 1
     assert f"error: --model = {tmp_path / 'no'}: there is no such directory" in ended.stderr

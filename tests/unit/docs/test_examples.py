@@ -1,5 +1,6 @@
 """Every example can be deployed, and the README names real files, commands and targets."""
 
+import json
 import re
 from pathlib import Path
 
@@ -24,6 +25,14 @@ def test_an_example_builds_without_warnings(path):
 
     assert {item["kind"] for item in result.objects} >= {"Deployment", "Service"}
     assert result.warnings == ()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_s1_28_an_example_is_valid_before_it_is_deployed(path):
+    result = CliRunner().invoke(root, ["validate", "-f", str(path), "-o", "json"])
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["valid"] is True
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

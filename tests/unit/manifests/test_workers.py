@@ -39,6 +39,19 @@ def test_s0_35_a_repository_is_cached_in_a_writable_place_and_its_token_comes_fr
     assert arguments[arguments.index("--revision") + 1] == "v1"
 
 
+@pytest.mark.parametrize("mode", ["agg", "disagg"])
+def test_s1_18_the_token_of_the_hub_is_in_no_argument_and_no_configmap(cluster, mode):
+    result = build(deployment(model=HUB, backend="torch", mode=mode), cluster=cluster)
+
+    for item in of_kind(result, "Deployment").values():
+        for container in item["spec"]["template"]["spec"]["containers"]:
+            assert "HF_TOKEN" not in " ".join([*container.get("command", []), *container.get("args", [])])
+    configmaps = of_kind(result, "ConfigMap")
+    assert configmaps
+    assert "HF_TOKEN" not in str(configmaps)
+    assert "Secret" not in {item["kind"] for item in result.objects}
+
+
 def test_s0_35_secrets_appear_only_when_they_are_named(cluster):
     result = build(deployment(model={"hub": {"repo": "a/b"}}), cluster=cluster)
 

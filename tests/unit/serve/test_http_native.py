@@ -216,6 +216,7 @@ async def test_s1_27_errors_have_type_message_and_request_id_and_no_traceback(
 ) -> None:
     cases = {
         400: await server.complete(PROMPT, max_tokens=-1),
+        413: await server.complete("x" * 1_000_001),
         404: await server.get("/nothing"),
         405: await server.get("/generate"),
         415: await server.request("POST", "/generate", data="prompt=x", headers={"content-type": "text/plain"}),
@@ -251,6 +252,16 @@ async def test_a_body_above_the_limit_is_refused_without_being_read(server: Live
         answer = await server.request("POST", "/v1/completions", data=data, headers=headers)
         assert (answer.status, answer.error["code"]) == (413, "body_too_large")
     assert (await server.complete(PROMPT, max_tokens=1)).status == 200
+
+
+async def test_s1_30_answers_stream_as_server_sent_events_and_none_comes_from_a_cache(server: LiveServer) -> None:
+    body = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0}
+    whole = [(await server.post("/v1/completions", body)).text for _ in range(2)]
+    assert server.stats.generated_tokens == 2 * 8
+    streamed = await server.post("/v1/completions", body | {"stream": True})
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    assert streamed.events[-1] == "[DONE]"
+    assert [whole[0]] * 2 == [whole[1], "".join(event["choices"][0]["text"] for event in streamed.events[:-1])]
 
 
 async def test_metrics_show_requests_tokens_and_gauges(server: LiveServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,17 @@ def test_sequences_that_were_cut_off_are_counted_by_reason_from_the_start() -> N
     assert found["tandem_sequences_finished_total,reason=cancelled"] == 2
     assert all(found[f"tandem_sequences_finished_total,reason={reason}"] == 0 for reason in ("timeout", "error"))
     assert found["tandem_requests_refused_total,reason=queue_full"] == 0
+
+
+def test_the_page_names_every_metric() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "server.md").read_text(encoding="utf-8")
+    families = text_string_to_metric_families(ServerMetrics().render().decode())
+    series = {sample.name for family in families for sample in family.samples} | {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in text_string_to_metric_families(ServerMetrics().render().decode())
+    }
+    names = {re.sub("_(bucket|count|sum|created)$", "", name) for name in series}
+    assert {name for name in names if f"`{name}" not in page} == set()
 
 
 async def test_s1_30_a_served_request_shows_in_every_metric(llama: LoadedModel) -> None:
