@@ -18,7 +18,7 @@ from tandem_serve.engine.types import SamplingParams, SequenceRequest
 from tests.unit.serve import tiny
 from tests.unit.serve.live import Answer, LiveServer, eventually, live_server
 
-TEXT = tiny.TEXT * 12
+TEXT = tiny.TEXT * 20
 """Several segments long."""
 PATIENT = 60.0
 """Seconds that only a network which stands still may use up."""

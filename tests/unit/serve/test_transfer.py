@@ -18,14 +18,14 @@ from tandem_serve.engine.transfer.wire import KvPart
 
 LAYOUT = KvLayout(layers=2, kv_heads=2, head_dim=4, dtype=torch.float32, device=torch.device("cpu"))
 WHO = wire.identity(LAYOUT, model_digest="d", rope={"theta": 1.0})
-PROMPT = tuple(range(5, 105))  # more than a segment
+PROMPT = tuple(range(5, 205))  # more than a segment
 
 
 def sequence_kv(*blocks: int) -> SequenceKv:
     """The KV of one sequence in a memory of its own, in two places of it unless `blocks` says otherwise."""
-    memory = KvMemory(LAYOUT, capacity_tokens=9 * BLOCK_TOKENS)
+    memory = KvMemory(LAYOUT, capacity_tokens=16 * BLOCK_TOKENS)
     memory.data.normal_()
-    return memory.view(blocks or (2, 0, 4, 5, 6, 7, 8))
+    return memory.view(blocks or (2, 0, *range(4, 15)))
 
 
 def stored(kv: SequenceKv, tokens: int) -> torch.Tensor:
@@ -56,20 +56,20 @@ def received(header: bytes, parts: list[bytes], *, first: int = 0, token: str = 
     return out
 
 
-@pytest.mark.parametrize("first", [0, 16, 64, 80])
+@pytest.mark.parametrize("first", [0, 16, 128, 160])
 def test_kv_arrives_as_it_was_sent(first: int) -> None:
-    source, same, other = sequence_kv(), sequence_kv(*range(7)), sequence_kv(6, 5, 4, 3, 2, 1, 0)
+    source, same, other = sequence_kv(), sequence_kv(*range(13)), sequence_kv(*range(12, -1, -1))
     for taker in (same, other):
         for part in received(*sent(source, first), first=first):
             part.copy_into(taker)
-        assert torch.equal(stored(taker, 99)[:, :, first:], stored(source, 99)[:, :, first:])
+        assert torch.equal(stored(taker, 199)[:, :, first:], stored(source, 199)[:, :, first:])
 
 
-@pytest.mark.parametrize("first", [0, 16, 48, 64, 98])
+@pytest.mark.parametrize("first", [0, 16, 48, 128, 198])
 def test_segments_cover_what_is_wanted_block_by_block(first: int) -> None:
-    parts = list(wire.segments(LAYOUT, first, 99))
+    parts = list(wire.segments(LAYOUT, first, 199))
     assert [begin for begin, _ in parts] == [first, *(begin + count for begin, count in parts[:-1])]
-    assert sum(count for _, count in parts) == 99 - first
+    assert sum(count for _, count in parts) == 199 - first
     assert all((begin + count) % BLOCK_TOKENS == 0 for begin, count in parts[:-1])
 
 
@@ -122,7 +122,7 @@ def test_segments_in_another_order_or_of_another_offer_are_refused() -> None:
     kv = sequence_kv()
     header, parts = sent(kv)
     assert len(parts[0]) != len(parts[1])
-    swapped = sent(kv, 32)  # its first segment is as long as that which begins at 64, and as valid
+    swapped = sent(kv, 16)  # its first segment is another one, and as valid
     for wrong in ([swapped[1][0], parts[1]], sent(kv, token="other")[1]):
         with pytest.raises(KvRefusedError) as caught:
             received(header, wrong)

@@ -22,7 +22,7 @@ class Lease:
 
 
 class KvSender(Protocol):
-    """A lease as it goes over the wire: a header, then `parts` segments, each with its MAC."""
+    """A lease as it goes over the wire: a header, then `parts` segments, each with its tag."""
 
     header: bytes
     size: int
@@ -31,7 +31,7 @@ class KvSender(Protocol):
     parts: int
 
     def segment(self, number: int) -> tuple[memoryview, bytes]:
-        """Bytes and MAC of a segment; good until the next but one is asked for. May run in any thread."""
+        """Bytes and tag of a segment; good until the next but one is asked for. May run in any thread."""
 
 
 class LeaseStore:

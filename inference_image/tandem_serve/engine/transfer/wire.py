@@ -21,8 +21,8 @@ from tandem_serve.engine.kv_cache import KvLayout, SequenceKv
 from tandem_serve.engine.transfer.identity import MAC_BYTES, PROTOCOL, KvIdentity, Proof, encode_header
 from tandem_serve.engine.transfer.lease import Lease
 
-SEGMENT_BYTES = 1 << 20
-SEGMENT_TOKENS = 64
+SEGMENT_BYTES = 2 << 20
+SEGMENT_TOKENS = 128
 """The most of one segment; fewer where they take more than SEGMENT_BYTES."""
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
