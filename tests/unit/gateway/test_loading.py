@@ -71,3 +71,17 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for_long(
     router = await start_router(telling)
     router.view.publish(Fleet.of([hanging.endpoint(ready=False), telling.endpoint(ready=False)]))
     assert [worker["name"] for worker in await asyncio.wait_for(asked(router), 5)] == ["b"]
+
+
+async def test_decode_workers_that_refuse_hand_offs_are_told_with_their_reason(start_duo: Callable[..., Any]) -> None:
+    duo = await start_duo(prefills=1, decodes=2)
+    refused = {"reason": "protocol", "message": "protocol is 'tandem-kv/2' at the prefill worker"}
+
+    async def refuses(worker: Worker, seen: Seen) -> web.Response:
+        return web.json_response({"status": "healthy", "refused_handoff": refused})
+
+    duo.decodes[0].handler = refuses
+    async with duo.router.client.get(duo.router.url + "/loading") as response:
+        told = await response.json()
+    assert told == {"workers": [], "refused_handoffs": [{"name": "d-0", "revision": "r1", **refused}]}
+    assert duo.prefills[0].seen == []
