@@ -1,8 +1,7 @@
 """How fast a model can be at the very most on GPUs: from bytes and operations alone. Bounds, and no predictions.
 
 A GPU that decodes reads every weight in use and the whole KV cache once per token; one that reads a prompt computes
-every weight with every token. What engines and networks add is not in here, so real times are longer: often by a
-quarter, and much more for small models.
+every weight with every token. What engines and networks add is not in here, so real times are longer.
 """
 
 from __future__ import annotations
