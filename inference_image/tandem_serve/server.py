@@ -261,6 +261,7 @@ class Process:
     async def _sweep(self, running: Running) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
+            running.backend.client.expire(self._service.clock())
             ended = running.backend.leases.expire()
             for _ in range(ended):
                 self._service.metrics.kv_failed("expired")

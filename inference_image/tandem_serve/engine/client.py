@@ -10,6 +10,9 @@ from typing import Protocol
 
 from tandem_serve.engine.types import Finish, FinishReason, SequenceRequest, Update
 
+LATE_SECONDS = 5.0
+"""For a step of the engine to end, after a deadline."""
+
 
 class Engine(Protocol):
     """What the client needs of the engine thread."""
@@ -79,6 +82,8 @@ class EngineClient:
         self._on_update = on_update
         self._ids = itertools.count()
         self._open: dict[int, tuple[SequenceRequest, Generation]] = {}
+        self._overdue: set[int] = set()
+        """Open ones whose clients have been told that their time is over."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -120,9 +125,24 @@ class EngineClient:
             if update.finish is not None:
                 del self._open[update.seq_id]
             self._on_update(request, update)
-            generation._deliver(update)
+            if update.seq_id not in self._overdue:
+                generation._deliver(update)
+            elif update.finish is not None:
+                self._overdue.remove(update.seq_id)
         if not self._open:
             self._idle.set()
+
+    def expire(self, now: float) -> None:
+        """Tells whoever waits beyond the time limit that it is over: the engine, which ends sequences, is in a step.
+
+        The sequences stay in flight until the engine has ended them. `now` is on the clock of their deadlines.
+        """
+        finish = Finish(reason=FinishReason.TIMEOUT)
+        for seq_id, (request, generation) in self._open.items():
+            late = request.deadline is not None and now > request.deadline + LATE_SECONDS
+            if late and seq_id not in self._overdue:
+                self._overdue.add(seq_id)
+                generation._deliver(Update(seq_id=seq_id, finish=finish))
 
     def fail_all(self, message: str) -> None:
         """Ends whatever is open here, without the engine, which does not answer any more."""

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _SAFE_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 _TRACE = re.compile(rb"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _DISCARD_SECONDS = 5.0
+_LOGGED_PATH = 200
 _QUIET = frozenset({"/health", "/livez", "/metrics"})
 _HANDOFFS = "/kv/"
 _GENERATIONS = frozenset({"/v1/completions", "/v1/chat/completions", "/generate"})
@@ -130,7 +131,7 @@ class _Exchange:
         facts = {
             "request_id": self.request_id,
             "method": self.scope["method"],
-            "path": self.scope["path"],
+            "path": self.scope["path"][:_LOGGED_PATH],
             "status": self.status,
             "seconds": round(seconds, 4),
         }

@@ -286,6 +286,34 @@ async def test_liveness_fails_when_the_engine_is_stuck(server: LiveServer) -> No
     assert (refused.status, refused.error["code"], refused.error["message"]) == (503, "stuck", "a step has taken 301 s")
 
 
+async def test_s1_08_a_step_that_goes_on_beyond_the_time_limit_holds_up_no_answer(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, called = threading.Event(), threading.Event()
+    forward, client = server.core.engine.runner.forward, server.running.backend.client
+
+    def slow(*arguments):
+        called.set()
+        goes_on.wait(60)
+        return forward(*arguments)
+
+    monkeypatch.setattr(server.core.engine.runner, "forward", slow)
+    try:
+        waiting = asyncio.create_task(server.complete(PROMPT, max_tokens=5, n=2))
+        await eventually(called.is_set)
+        arrived = server.service.clock()
+        client.expire(arrived + 60)
+        assert client.in_flight == 2
+        client.expire(arrived + 66)
+        answer = await waiting
+        assert (answer.status, answer.error["code"]) == (504, "generation_timeout")
+        assert client.in_flight == 2, "their slots are not free yet"
+    finally:
+        goes_on.set()
+    await eventually(lambda: client.in_flight == 0)
+    assert (await server.complete(PROMPT, max_tokens=5)).status == 200
+
+
 async def test_whoever_waits_when_the_engine_gets_stuck_has_an_answer(
     server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
