@@ -56,9 +56,10 @@ def hub_file(repository: str, name: str, *, revision: str, limit: int, environme
 
 async def _fetched(url: URL, place: str, repository: str, revision: str, *, limit: int, token: str | None) -> bytes:
     times = aiohttp.ClientTimeout(total=TOTAL_SECONDS, connect=CONNECT_SECONDS)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    # A few compressed bytes can be very many: what is sent is what is counted.
+    headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
     async with (
-        aiohttp.ClientSession(timeout=times, trust_env=True) as session,
+        aiohttp.ClientSession(timeout=times, trust_env=True, auto_decompress=False) as session,
         session.get(url.join(URL(place, encoded=True)), headers=headers) as answer,
     ):
         if answer.status != 200:

@@ -1,5 +1,6 @@
 """A model's config.json from the hub: its cache, a hub that answers, and one that does not."""
 
+import gzip
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -96,10 +97,11 @@ def test_the_token_that_the_hubs_own_client_keeps_is_used(served, home):
         ({"body": b"{"}, "org/model: config.json:1:2: malformed JSON"),
         ({"body": b"\xff"}, "this is no text in UTF-8"),
         ({"body": b" " * (4 * 2**20 + 1)}, "the file is too large"),
+        ({"body": gzip.compress(b" " * 10**8), "Content_Encoding": "gzip"}, "this is no text in UTF-8"),
         ({"Content_Length": "1000000"}, "it cannot be reached"),
         ({"status": 302, "Location": "http://127.0.0.1:1/"}, "it cannot be reached"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_the_hub_says_is_told_once_and_at_once(served, capsys, answer, said):
     asked = served(**answer)
