@@ -97,6 +97,7 @@ class DeploymentReconciler:
         self._quiet: dict[Ref, int] = {}
         self._ending: dict[Ref, str] = {}
         self._specs: dict[Ref, tuple[str, int, ModelDeployment]] = {}
+        self._pins: dict[Ref, tuple[str, Pin]] = {}
 
     async def reconcile(self, ref: Ref) -> Verdict:
         """One round for the deployment `ref`. Raises ApiError and Fenced."""
@@ -150,6 +151,7 @@ class DeploymentReconciler:
                 generation=entry.generation,
                 has_workers=self._has_workers(entry),
                 gpu_memory=gpu_memory,
+                pinned=self._pinned(entry),
             )
             sizes = choice.pin.gpu_memory or gpu_memory
             rendered = self._renderer.render(
@@ -163,6 +165,8 @@ class DeploymentReconciler:
         verdict = judged(rendered.fits, known, choice, overridden=bool(deployment.spec.override_fits))
         if verdict.blocks or choice.lost:
             return _Wish(deployment=deployment, judged=verdict)
+        if not choice.wait:
+            self._pins[entry.ref] = (entry.uid, choice.pin)
         return _Wish(
             deployment=deployment,
             rendered=rendered,
@@ -203,6 +207,11 @@ class DeploymentReconciler:
 
     def _observe(self, ref: Ref, entry: Entry) -> Observed:
         return observe(self._cache.children(ref.namespace, ref.name), entry.uid)
+
+    def _pinned(self, entry: Entry) -> Pin | None:
+        """What was rendered with last: the status may be behind."""
+        uid, pin = self._pins.get(entry.ref, ("", None))
+        return pin if uid == entry.uid else None
 
     def _has_workers(self, entry: Entry) -> bool:
         """Whether workloads beside the router's are there."""
@@ -279,6 +288,7 @@ class DeploymentReconciler:
         self._quiet.pop(ref, None)
         self._ending.pop(ref, None)
         self._specs.pop(ref, None)
+        self._pins.pop(ref, None)
         self._renderer.forget(ref.namespace, ref.name)
         self._statuses.forget(ref)
         self._ledgers.forget(ref)

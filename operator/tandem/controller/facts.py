@@ -102,10 +102,17 @@ def choose(
     generation: int,
     has_workers: bool,
     gpu_memory: Mapping[str, int],
+    pinned: Pin | None = None,
 ) -> Choice:
-    """Pure: the pin of the status decides; facts that came later never change running workers."""
-    pin = pin_in(status)
-    if pin is None and has_workers and status.get("observedGeneration") == generation:
+    """Pure: the pin decides (of the status, or `pinned` where that may be behind); facts that came later never change
+    running workers."""
+    pin = pinned or pin_in(status)
+    rendered = find(status.get("conditions"), "Rendered") or {}
+    if (
+        pin is None
+        and has_workers
+        and (rendered.get("status"), rendered.get("observedGeneration")) == ("True", generation)
+    ):
         pin = Pin(spec=spec)  # rendered before there were facts at all
     if pin is None or pin.spec != spec:
         if known.blueprint is None and known.wait > 0:

@@ -25,7 +25,8 @@ NEVER = Known(name="model", reason="Unschedulable", message="no node")
 
 
 def choice(known, *, spec="b", pin=None, has_workers=True, observed=1):
-    status = {"observedGeneration": observed, **({"blueprint": pin.as_status()} if pin else {})}
+    rendered = {"type": "Rendered", "status": "True", "observedGeneration": observed}
+    status = {"conditions": [rendered], **({"blueprint": pin.as_status()} if pin else {})}
     return choose(known, spec=spec, status=status, generation=2, has_workers=has_workers, gpu_memory={"agg": 5})
 
 
@@ -60,6 +61,12 @@ def test_another_spec_takes_what_is_known_by_then():
 def test_workers_that_an_older_operator_made_stay_as_they_are():
     assert choice(KNOWN, observed=2).late is ONE
     assert choice(KNOWN, observed=2, has_workers=False).defaults is ONE
+
+
+def test_what_was_rendered_last_counts_before_the_status():
+    found = choose(KNOWN, spec="b", status={}, generation=1, has_workers=True, gpu_memory={}, pinned=Pin(spec="b"))
+
+    assert (found.defaults, found.late) == (None, ONE)
 
 
 @pytest.mark.parametrize("known", [SOON, NEVER])
