@@ -118,7 +118,7 @@ CASES = (
     ),
     Case(
         "out-of-memory",
-        agg(resources={**SMALL, "limits": {"memory": "96Mi"}}),
+        {**agg(resources={**SMALL, "limits": {"memory": "96Mi"}}), "overrideFits": True},
         lambda view: view.ended(reason="OOMKilled"),
         "OOMKilled",
         ("memory",),

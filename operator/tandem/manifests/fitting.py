@@ -104,7 +104,7 @@ def derived(
         deployment.spec.backend,
         given,
         known,
-        gpus=gpus,
+        gpus=_asked_gpus(deployment, role) or gpus,
         typical=typical or None,
     )
     tokens = {"kv_cache_max_tokens": found.load.batch * found.load.length}
@@ -184,6 +184,13 @@ def uses_gpu(deployment: ModelDeployment, role: RoleName) -> bool:
         if is_accelerator(name)
     ]
     return any(amount != "0" for amount in amounts) if amounts else deployment.spec.backend != "torch"
+
+
+def _asked_gpus(deployment: ModelDeployment, role: RoleName) -> int | None:
+    """The GPUs that the user gives a worker; None where nobody says."""
+    limits = resource_lists(deployment.role(role).resources).get("limits", {})
+    amounts = [int(amount) for name, amount in limits.items() if is_accelerator(name) and amount.isdigit()]
+    return max(amounts, default=0) or None
 
 
 def gpu_memory_of(deployment: ModelDeployment, nodes: Sequence[Mapping[str, str]]) -> dict[str, int]:

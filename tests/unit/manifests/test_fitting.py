@@ -104,3 +104,10 @@ def test_the_smallest_gpu_that_the_selector_allows_counts():
 
     assert gpu_memory_of(resource(backend="vllm", roles={"agg": pool}), nodes) == {"agg": 40_960 * 2**20}
     assert gpu_memory_of(resource(backend="torch"), nodes) == {}
+
+
+def test_no_more_gpus_are_taken_than_were_given(cluster):
+    two = resource(backend="vllm", roles={"agg": {"resources": {"limits": {"nvidia.com/gpu": 2}}}})
+
+    sizes = {value.name: value.value for value in built(two, cluster, agg=14_000 * 2**20).parameters}
+    assert sizes["tensor_parallel_size"] <= 2
