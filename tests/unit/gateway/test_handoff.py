@@ -39,6 +39,14 @@ async def test_decode_gets_the_original_body_and_the_parameters_unchanged(start_
     assert await duo.router.metric('tandem_router_pairs_total{revision="r1"}') == 1
 
 
+async def test_the_trace_of_a_client_goes_on_at_both_workers(start_duo):
+    duo = await start_duo(prefills=1, decodes=1)
+    trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=1"}
+    await duo.router.post("/v1/completions", b'{"prompt": "hi"}', headers=trace)
+    for worker in (*duo.prefills, *duo.decodes):
+        assert {name: worker.seen[0].headers[name] for name in trace} == trace
+
+
 async def test_a_chat_is_handed_off_too(start_duo):
     duo = await start_duo()
     chat = {"messages": [{"role": "user", "content": "hi"}], "max_completion_tokens": 9, "stream": True}
