@@ -42,5 +42,5 @@ class FairQueue:
         """Takes one out."""
         index = next(index for index, (_, _, one) in enumerate(self._line) if one is sequence)
         place, _, _ = self._line.pop(index)
-        if self._last_place[sequence.request.request_id] == place:
+        if self._last_place.get(sequence.request.request_id) == place:  # its last one may have gone before
             del self._last_place[sequence.request.request_id]

@@ -197,6 +197,17 @@ def test_without_reuse_everything_is_computed() -> None:
     assert shown(plans.plan()) == [(0, 0, 64, True), (1, 0, 64, True)]
 
 
+def test_the_last_sequence_of_a_request_may_go_before_the_first() -> None:
+    plans = scheduler(running=1)
+    first, last, other = (sequence(number, 4, request_id=name) for number, name in enumerate("aab"))
+    for one in (first, last, other):
+        plans.add(one)
+    plans.remove(last)
+    assert plans.admit() == [first]
+    plans.remove(first)
+    assert plans.admit() == [other]
+
+
 REMOTE = RemoteKv(host="h", port=1, kv_id="k", token="t", lease_seconds=30)
 
 
