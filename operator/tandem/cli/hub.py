@@ -19,7 +19,7 @@ ENDPOINT = "https://huggingface.co"
 TOTAL_SECONDS, CONNECT_SECONDS = 20.0, 5.0
 _TRUE = frozenset(("1", "ON", "YES", "TRUE"))
 _COMMIT = re.compile("[0-9a-f]{40}")
-_PATH = "or give the path of the model's directory or config.json"
+_PATH = "or use a copy of the model's files"
 _ERRORS: Mapping[str, tuple[str, str]] = {
     "RevisionNotFound": ("the repository has no such revision", f"Check --revision, {_PATH}."),
     "EntryNotFound": ("the repository has no such file", f"Name a repository with a model, {_PATH}."),

@@ -43,7 +43,7 @@ def read_blueprint(source: str, *, revision: str = "main") -> Blueprint:
             raise refuse(str(path), None, f"a {path.suffix} file holds weights, and is not read for facts", fix)
         return read_text(_text(path, MAX_CHARACTERS), str(path))
     if re.search(patterns.REPOSITORY.regex, source) and "/" in source:
-        return _of_repository(source, revision)
+        return of_repository(source, revision)
     raise refuse(source[:80], None, "there is no such file or directory", fix)
 
 
@@ -78,8 +78,8 @@ def _single(path: Path) -> Index:
     return Index(size - 8 - header, (path.name,), 1, str(path))
 
 
-def _of_repository(repository: str, revision: str) -> Blueprint:
-    """Its config.json, from the hub's cache on this machine or from the hub."""
+def of_repository(repository: str, revision: str) -> Blueprint:
+    """The blueprint of a repository, from its config.json at the hub or in its cache here; raises `Refused`."""
     from tandem.cli.hub import hub_file
 
     data = hub_file(repository, CONFIG, revision=revision, limit=MAX_CHARACTERS, environment=os.environ)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tandem.api.problems import Refused, refuse
-from tandem.blueprint.document import MAX_CHARACTERS
 from tandem.blueprint.packed import pack
-from tandem.blueprint.text import read_text
 from tandem.cli.app import EXIT_REFUSED
-from tandem.cli.model_files import CONFIG, read_blueprint
+from tandem.cli.model_files import CONFIG, of_repository, read_blueprint
 
 if TYPE_CHECKING:
     from tandem.blueprint.model import Blueprint
@@ -24,8 +19,6 @@ if TYPE_CHECKING:
 # Of a kubelet, for all containers of a pod.
 LONGEST_ANSWER = 4096
 _LONGEST_REASON = 2000
-_SECONDS = 20.0
-_HUB = "https://huggingface.co"
 
 
 @click.command(
@@ -50,7 +43,7 @@ def command(*, directory: str | None, repository: str | None, revision: str, ans
     if (directory is None) == (repository is None):
         raise click.UsageError("Give one of --directory and --repository.")
     try:
-        blueprint = _of_directory(directory) if directory is not None else _of_hub(str(repository), revision)
+        blueprint = _of_directory(directory) if directory is not None else of_repository(str(repository), revision)
         told, status = json.dumps({"facts": pack(blueprint)}), 0
         if len(told) > LONGEST_ANSWER:
             fix = "Give the text of its config.json to a ModelBlueprint, as spec.from.configMapRef."
@@ -74,25 +67,3 @@ def _of_directory(directory: str) -> Blueprint:
     if not Path(directory).is_dir():
         raise refuse(directory, None, "there is no such directory on the volume", "Correct the path.")
     return read_blueprint(directory)
-
-
-def _of_hub(repository: str, revision: str) -> Blueprint:
-    endpoint = os.environ.get("HF_ENDPOINT", _HUB).rstrip("/")
-    url = f"{endpoint}/{repository}/resolve/{revision.replace('/', '%2F')}/{CONFIG}"
-    place = f"{repository}@{revision}: {CONFIG}"
-    request = urllib.request.Request(url, headers={"User-Agent": "tandem"})  # noqa: S310 - of a fixed form
-    if token := os.environ.get("HF_TOKEN"):
-        # Not sent on to where the hub redirects to.
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
-    fix = "Check name, revision, access token and network, or put the files on a volume."
-    try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as response:  # noqa: S310
-            data = response.read(MAX_CHARACTERS + 1)
-    except urllib.error.HTTPError as error:
-        raise refuse(place, None, f"the hub answers {error.code} {error.reason}", fix) from None
-    except (OSError, ValueError) as error:
-        raise refuse(place, None, f"the hub cannot be reached: {error}", fix) from None
-    try:
-        return read_text(data.decode("utf-8-sig"), place)
-    except UnicodeDecodeError:
-        raise refuse(place, None, "this is no text in UTF-8", fix) from None

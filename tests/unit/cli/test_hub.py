@@ -141,7 +141,7 @@ def test_without_a_network_it_is_said_what_to_do(capsys):
     error = capsys.readouterr().err
 
     assert "it cannot be reached: connect" in error.lower()
-    assert "give the path of the model's directory" in error
+    assert "use a copy of the model's files" in error
 
 
 def test_without_a_network_the_cache_is_used(home, capsys):

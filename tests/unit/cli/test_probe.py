@@ -87,7 +87,7 @@ def test_a_repository(probe, monkeypatch):
 
     assert unpack(found[1]["facts"], "x").total_params == GOLDEN[0].total
     assert absent[0] == 1
-    assert "the hub answers 404" in absent[1]["refused"]
+    assert "there is no such repository" in absent[1]["refused"]
 
 
 @pytest.mark.parametrize("text", ["", "x", "!", "eJw=", pack(read_text(json.dumps(CONFIGS[0]), "x"))[:-8]])
