@@ -33,11 +33,8 @@ def test_aggregated_deployment_recites_word_for_word(workspace: Workspace, aggre
     workspace.assert_recites(aggregated, passages())
 
 
-def test_disaggregated_deployment_recites_word_for_word(workspace: Workspace, disaggregated: str) -> None:
-    workspace.assert_recites(disaggregated, passages())
-
-
 def test_kv_is_transferred_and_not_computed_again(workspace: Workspace, disaggregated: str) -> None:
+    # Before anything else is asked: what decode has from earlier prompts is not fetched again.
     (prefill,), (decode,) = (workspace.pods(disaggregated, role) for role in ("prefill", "decode"))
     before = workspace.metrics(prefill), workspace.metrics(decode)
     workspace.assert_recites(disaggregated, passages()[1:2])
@@ -54,6 +51,10 @@ def test_kv_is_transferred_and_not_computed_again(workspace: Workspace, disaggre
     assert transferred > 10
     assert computed <= 1
     assert grown(1, "tandem_local_prefill_fallbacks_total") == 0
+
+
+def test_disaggregated_deployment_recites_word_for_word(workspace: Workspace, disaggregated: str) -> None:
+    workspace.assert_recites(disaggregated, passages())
 
 
 def test_streaming_chat_comes_through_the_service(workspace: Workspace, disaggregated: str) -> None:
