@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tandem.blueprint.config import from_config
+from tandem.blueprint.derive import derive
 from tandem.blueprint.fits import Room, changes, judge
+from tandem.blueprint.gpus import SPEEDS
 from tandem.blueprint.memory import Load
+from tandem.blueprint.roofline import bounds
 from tandem.blueprint.split import Split, split_of, tensor_parallel
 from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, NEMOTRON_NANO, gemma3
 
@@ -81,3 +85,45 @@ def test_all_gpus_together_hold_at_least_the_model(model, load, size):
     assert one.parts.weights <= size * share.parts.weights
     assert share.parts.weights <= one.parts.weights
     assert one.parts.kv <= size * share.parts.kv
+
+
+GIVEN = st.dictionaries(
+    st.sampled_from(
+        [
+            *("max_seq_len", "max_batch_size", "max_num_tokens", "kv_cache_max_tokens", "tensor_parallel_size"),
+            *("pipeline_parallel_size", "data_parallel_size", "enable_chunked_prefill", "kv_cache_dtype"),
+        ]
+    ),
+    st.none() | st.booleans() | st.integers(-5, 300_000) | st.sampled_from(["fp8", "auto", "x"]),
+)
+
+
+@SOME
+@given(
+    model=st.sampled_from(MODELS),
+    backend=BACKENDS,
+    given=GIVEN,
+    room=ROOMS | st.none(),
+    gpus=st.integers(0, 16),
+    typical=st.integers(1, 10**6) | st.none(),
+)
+def test_what_follows_is_judged_as_it_says_and_adds_nothing_to_what_is_given(
+    model, backend, given, room, gpus, typical
+):
+    found = derive(model, backend, given, room, gpus=gpus, typical=typical)
+
+    assert not {name for name in found.parameters if given.get(name) is not None}
+    assert all(value > 0 for value in found.parameters.values())
+    assert found.parameters.get("tensor_parallel_size", 1) <= max(1, gpus)
+    if room is not None:
+        assert found.fits == judge(model, found.load, found.split, room).fits
+
+
+@SOME
+@given(model=st.sampled_from(MODELS), load=LOADS, name=st.sampled_from(sorted(SPEEDS)), gpus=st.integers(1, 8))
+def test_bounds_are_numbers_above_zero(model, load, name, gpus):
+    found = bounds(model, load, SPEEDS[name], gpus=gpus)
+
+    assert 0 < found.token_seconds < float("inf")
+    assert 0 < found.first_token_seconds < float("inf")
+    assert found.tokens_per_second * found.token_seconds == pytest.approx(load.batch)

@@ -298,6 +298,32 @@ def test_s3_13_another_blueprint_changes_every_file(name):
     assert len(set(texts)) == 3
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": 40},
+        {"num_hidden_layers": 3},
+        {"num_attention_heads": 8},
+        {"num_key_value_heads": 1},
+        {"head_dim": 16},
+        {"intermediate_size": 50},
+        {"vocab_size": 301},
+        {"max_position_embeddings": 65},
+        {"tie_word_embeddings": True},
+        {"dtype": "float32"},
+    ],
+    ids=str,
+)
+def test_s3_13_each_fact_changes_every_file(change):
+    changed = from_config(
+        {**config("llama", (32, 2, 4, 2, 8, 48, 300), max_position_embeddings=64), **change},
+    )
+
+    for make in (code, documents):
+        before, after = make(SMALL), make(changed)
+        assert [name for name in before if before[name] == after[name]] == []
+
+
 def test_s3_14_code_and_yaml_agree():
     """Creation, determinism, dimensions in the code, and code against YAML, read as a person would with grep."""
     texts = artefacts(DESIGN)
