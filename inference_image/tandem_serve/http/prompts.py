@@ -19,6 +19,7 @@ CHARS_PER_TOKEN = 64
 INLINE_CHARS = 20_000
 """Longer texts are tokenized in a thread, so that they do not hold up the event loop."""
 MANY_TOOLS = 50
+MAX_MESSAGES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,11 @@ async def chat_tokens(
     *,
     tools: list[dict[str, Any]] | None = None,
 ) -> tuple[int, ...]:
-    """Tokens of a conversation, not limited."""
+    """Tokens of a conversation, not limited but for its messages, of which each has tokens (413)."""
     codec = service.loaded.codec
+    most = max(MAX_MESSAGES, service.loaded.facts.max_model_len)
+    if len(messages) > most:
+        raise too_long(f"messages: {len(messages)}, and this server reads at most {most}", param="messages")
     flat = [message.flattened(f"messages[{index}]") for index, message in enumerate(messages)]
     for name in template or {}:
         if name in RESERVED:

@@ -95,6 +95,9 @@ async def test_so_is_a_long_conversation_and_a_long_list_of_tokens(llama: Loaded
     async with live_server(tiny.settings(Path("x")), llama) as server:
         messages = [{"role": "user", "content": "a" * 600_000}] * 2
         assert (await server.post("/v1/chat/completions", {"messages": messages})).status == 413
+        messages = [{"role": "user", "content": ""}] * 10_001
+        answer = await server.post("/v1/chat/completions", {"messages": messages})
+        assert (answer.status, answer.error["param"]) == (413, "messages")
         assert (await server.post("/detokenize", {"tokens": [5] * 20_001})).status == 413
 
 
