@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
 from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
 
 NAME = "tandem_packed"
@@ -41,6 +42,28 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """All tokens that some spans of one token may see, side by side and filled up to the longest."""
+
+    rows: Tensor
+    """Where in the memory: [spans, tokens]."""
+    stops: Tensor
+    """Position after the last token of each: [spans, 1]."""
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+    """By sliding window: [spans, 1, 1, tokens], made when the first layer asks."""
+
+    def mask(self, window: int | None) -> Tensor:
+        """Which of the tokens each span sees."""
+        if window not in self.masks:
+            places = torch.arange(self.rows.shape[1], device=self.rows.device)
+            seen = places < self.stops
+            if window is not None:
+                seen &= places >= self.stops - window
+            self.masks[window] = seen[:, None, None, :]
+        return self.masks[window]
+
+
+@dataclass(frozen=True, slots=True)
 class PackedBatch:
     """The row of one step: first the spans of one token (`singles` of them), then the longer ones."""
 
@@ -49,11 +72,21 @@ class PackedBatch:
     singles: int
     rows: Tensor
     """Where in the memory the KV of each token goes."""
+    gathered: Gathered | None
+    """The spans of one token, when they attend together."""
     windows: dict[int, int | None] = field(default_factory=dict)
     """By layer: the sliding window that the model asked for."""
 
 
-def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]]) -> PackedBatch:
+def attends_together(device: torch.device) -> bool:
+    """Whether all sequences that get one token attend in one call of torch, over copies of their KV side by side.
+
+    On the CPU one call for each reads the KV where it is. On a GPU the start of each call costs more than the copy.
+    """
+    return device.type != "cpu"
+
+
+def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]], *, together: bool) -> PackedBatch:
     """A batch of (kv, start, count). Those with count 1 must come first."""
     spans = tuple(Span(kv, start, count) for kv, start, count in parts)
     singles = next((index for index, span in enumerate(spans) if span.count > 1), len(spans))
@@ -61,7 +94,17 @@ def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]]) -> PackedBa
     for span in spans:
         for _, row, count in span.kv.pieces(span.start, span.stop):
             rows.extend(range(row, row + count))
-    return PackedBatch(memory, spans, singles, torch.tensor(rows, device=memory.layout.device))
+    gathered = _gather(spans[:singles], memory.layout.device) if together and singles else None
+    return PackedBatch(memory, spans, singles, torch.tensor(rows, device=memory.layout.device), gathered)
+
+
+def _gather(spans: tuple[Span, ...], device: torch.device) -> Gathered:
+    counts = [blocks_for(span.stop) for span in spans]
+    longest = max(counts)
+    blocks = [[*span.kv.blocks[:count], *([0] * (longest - count))] for span, count in zip(spans, counts, strict=True)]
+    first_rows = torch.tensor(blocks, device=device).unsqueeze(2) * BLOCK_TOKENS
+    rows = (first_rows + torch.arange(BLOCK_TOKENS, device=device)).view(len(spans), -1)
+    return Gathered(rows, torch.tensor([[span.stop] for span in spans], device=device))
 
 
 def packed_attention(
@@ -89,12 +132,19 @@ def packed_attention(
     packed.windows[layer] = sliding_window
     new = torch.cat((key, value)).transpose(1, 2)
     packed.memory.rows[layer].index_copy_(1, packed.rows, new)
-    kv_heads, (_, heads, tokens, head_dim) = key.shape[1], query.shape
+    kv_heads, (heads, tokens, head_dim) = key.shape[1], query.shape[1:]
     # The heads that share a KV head stand side by side, as queries of it: nothing is repeated.
     grouped = query[0].reshape(kv_heads, heads // kv_heads, tokens, head_dim)
     rules = _Rules(layer, scaling, sliding_window, softcap, s_aux)
-    parts = [_single(grouped[:, :, index], span, rules) for index, span in enumerate(packed.spans[: packed.singles])]
-    out = [torch.cat(parts).view(packed.singles, heads, head_dim)] if parts else []
+    out = []
+    if packed.gathered is not None:
+        of_singles = grouped[:, :, : packed.singles].permute(2, 0, 1, 3)
+        attended = _together(of_singles, packed.gathered, packed.memory.rows[layer], rules)
+        out.append(attended.reshape(packed.singles, heads, head_dim))
+    elif packed.singles:
+        singles = enumerate(packed.spans[: packed.singles])
+        parts = [_single(grouped[:, :, index], span, rules) for index, span in singles]
+        out.append(torch.cat(parts).view(packed.singles, heads, head_dim))
     begin = packed.singles
     for span in packed.spans[packed.singles :]:
         out.append(_chunk(query.narrow(2, begin, span.count), span, rules))
@@ -125,6 +175,18 @@ def _single(query: Tensor, span: Span, rules: _Rules) -> Tensor:
     if not rules.plain:
         return _special(query.unsqueeze(0), keys, values, None, rules)
     return F.scaled_dot_product_attention(query.unsqueeze(0), keys, values, scale=rules.scaling)
+
+
+def _together(query: Tensor, gathered: Gathered, rows: Tensor, rules: _Rules) -> Tensor:
+    """Spans of one token in one call, query [spans, kv_heads, group, head_dim] -> the same."""
+    mask = gathered.mask(rules.window)
+    # Memory that was not written may hold what is no number: a mask alone would not keep that out.
+    unseen = ~mask[None, :, 0, 0, :, None, None]
+    both = rows[:, gathered.rows].masked_fill(unseen, 0)  # [2 (keys, values), spans, tokens, kv_heads, head_dim]
+    keys, values = both.transpose(2, 3).unbind(0)
+    if not rules.plain:
+        return _special(query, keys, values, mask, rules)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=rules.scaling)
 
 
 def _chunk(query: Tensor, span: Span, rules: _Rules) -> Tensor:
@@ -164,7 +226,7 @@ def _mask(span: Span, window: int | None, device: torch.device) -> Tensor | None
 
 
 def _special(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rules: _Rules) -> Tensor:
-    """Attention with capped scores or sinks, which torch's own does not have. query [1, kv_heads, n, head_dim]."""
+    """Attention with capped scores or sinks, which torch's own does not have. query [batch, kv_heads, n, head_dim]."""
     scaling = query.shape[-1] ** -0.5 if rules.scaling is None else rules.scaling
     scores = query @ keys.transpose(2, 3) * scaling
     if rules.softcap is not None:
@@ -175,7 +237,7 @@ def _special(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, r
         _, kv_heads, count, _ = scores.shape
         of_heads = rules.sinks.view(kv_heads, -1)
         sinks = of_heads.repeat_interleave(count // of_heads.shape[1], dim=1).view(1, kv_heads, count, 1)
-        scores = torch.cat((scores, sinks.to(scores.dtype)), dim=-1)
+        scores = torch.cat((scores, sinks.to(scores.dtype).expand(len(scores), -1, -1, -1)), dim=-1)
     shares = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     return shares[..., : keys.shape[2]] @ values
 

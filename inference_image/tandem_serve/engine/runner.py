@@ -15,13 +15,13 @@ from tandem_serve.engine.scheduler import Chunk
 class ModelRunner:
     """Turns a plan into one forward pass. The engine thread is the only caller."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, together: bool | None = None) -> None:
         attention.register()
         model.set_attn_implementation(attention.NAME)
         pack_linears(model)
         self.model = model
         self.device = model.device
-
+        self._together = attention.attends_together(model.device) if together is None else together
         self.windows: dict[int, int | None] = {}
         """By layer: the sliding window that the model asked for in the last step."""
 
@@ -41,7 +41,7 @@ class ModelRunner:
             tokens.extend(sequence.tokens[chunk.start : stop])
             positions.extend(range(chunk.start, stop))
             parts.append((sequence.kv, chunk.start, chunk.count))
-        packed = attention.pack(memory, parts)
+        packed = attention.pack(memory, parts, together=self._together)
         output = self.model(
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=torch.tensor([positions], device=self.device),
