@@ -114,7 +114,7 @@ def check_identity(theirs: object, ours: KvIdentity) -> None:
 
 
 def _differs(name: str, theirs: Any, ours: Any) -> KvRefusedError:
-    message = f"{name} is {theirs!r} at the prefill worker and {ours!r} here"
+    message = f"{name} is {repr(theirs)[:80]} at the prefill worker and {ours!r} here"
     return KvRefusedError(_REASONS.get(name, "layout"), message)
 
 
