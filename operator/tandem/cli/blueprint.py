@@ -23,7 +23,6 @@ from tandem.blueprint.memory import Load
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.roofline import bounds
 from tandem.blueprint.split import tensor_parallel
-from tandem.blueprint.synthesis import artefacts
 from tandem.cli.files import write_files
 from tandem.cli.model_files import read_blueprint
 from tandem.cli.speeds import told
@@ -104,6 +103,8 @@ def synth(*, spec: Path, output: Path, seed: int | None) -> None:
     config.json, architecture.yaml, graph.json, params_estimate.json and ablations.yaml; network/, its code in torch;
     MODEL_CARD.md and DEPLOYMENT.md. The same file gives the same bytes.
     """
+    from tandem.blueprint.synthesis import artefacts
+
     write_files(output, artefacts(_design(spec, seed)))
 
 
