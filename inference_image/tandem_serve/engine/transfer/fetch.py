@@ -84,9 +84,9 @@ class Source:
         proof = Proof(remote.token, expected)
         for token, count in wire.segments(self._layout, first, len(prompt) - 1):
             data = np.empty(self._layout.bytes_per_token * count, dtype=np.uint8)
-            await body.fill(memoryview(data))
+            await body.fill(data.data)
             mac = await body.take(identity.MAC_BYTES)
-            proof.check(memoryview(data), mac, first=token)
+            proof.check(data.data, mac, first=token)
             yield KvPart(first=token, count=count, data=data, layout=self._layout)
 
 

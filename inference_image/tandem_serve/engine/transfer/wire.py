@@ -90,7 +90,7 @@ class KvMessage:
         """See `KvSender`."""
         first, count = self._segments[number]
         out = _gather(self._kv, first, count, self._buffers[number % 2])
-        data = memoryview(out)
+        data = out.data
         return data, self._proof.mac(data, first=first)
 
 
