@@ -5,18 +5,23 @@ A state is asked which tokens are impossible now, and told which one was chosen.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from collections.abc import Collection, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
-MAX_SOURCE_BYTES = 500_000
-"""A longer grammar is refused. What a shorter one may cost is bounded by the limits below: about a second and 300 MB to
-compile, some 20 ms for a token."""
+from tandem_serve.engine import grammar_trial
+
+MAX_SOURCE_CHARS = 500_000
+"""A longer grammar is refused; what a shorter one may cost is tried out first (`grammar_trial`)."""
+_AT_ONCE = 2
+_KEPT = 32
 
 
 _UNSATISFIABLE = "no text can satisfy it"
@@ -32,6 +37,11 @@ def schema_source(schema: Mapping[str, Any]) -> str:
 def lark_source(text: str) -> str:
     """The grammar that is written in llguidance's form of Lark."""
     return LLMatcher.grammar_from_lark(text)
+
+
+def limits() -> LLParserLimits:
+    """How much work a token may take."""
+    return LLParserLimits(max_items_in_row=10_000, max_lexer_states=50_000, verbose_errors=False)
 
 
 class GrammarError(Exception):
@@ -94,26 +104,58 @@ class Grammar:
 
 
 class GrammarCompiler:
-    """Compiles for one tokenizer. May be used from any thread."""
+    """Compiles for one tokenizer, and keeps the latest. May be used from any thread.
 
-    def __init__(self, tokenizer: Any, *, vocab_size: int, eos_ids: Collection[int]) -> None:
+    `check` says what is wrong with a grammar, before work is spent on it that could not be ended.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        vocab_size: int,
+        eos_ids: Collection[int],
+        check: Callable[[str], str] = grammar_trial.check,
+    ) -> None:
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self._vocab_size = vocab_size
         self._eos_ids = sorted(eos_ids)
         self._lock = threading.Lock()
         self._tokens: LLTokenizer | None = None
+        self._check = check
+        self._few = asyncio.Semaphore(_AT_ONCE)
+        self._kept: OrderedDict[str, Grammar] = OrderedDict()
 
     @property
     def usable(self) -> bool:
         """Whether the tokenizer is of the kind that can be constrained (a `tokenizer.json`)."""
         return self._backend is not None
 
+    async def prepare(self, source: str) -> Grammar:
+        """`compile` away from the event loop, few at a time."""
+        async with self._few:
+            return await asyncio.to_thread(self.compile, source)
+
     def compile(self, source: str) -> Grammar:
         """Compiles a grammar as llguidance writes them (Lark, or JSON around a schema). Raises `GrammarError`."""
-        if len(source) > MAX_SOURCE_BYTES:
-            raise GrammarError(f"it has {len(source)} characters, and {MAX_SOURCE_BYTES} is the most")
-        limits = LLParserLimits(max_items_in_row=10_000, max_lexer_states=50_000, verbose_errors=False)
-        matcher = LLMatcher(self._tokenizer(), source, log_level=0, limits=limits)
+        if len(source) > MAX_SOURCE_CHARS:
+            raise GrammarError(f"it has {len(source)} characters, and {MAX_SOURCE_CHARS} is the most")
+        with self._lock:
+            kept = self._kept.get(source)
+            if kept is not None:
+                self._kept.move_to_end(source)
+                return kept
+        if problem := self._check(source):
+            raise GrammarError(_in_words(problem))
+        grammar = self._compiled(source)
+        with self._lock:
+            self._kept[source] = grammar
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return grammar
+
+    def _compiled(self, source: str) -> Grammar:
+        matcher = LLMatcher(self._tokenizer(), source, log_level=0, limits=limits())
         if matcher.is_error():
             raise GrammarError(_in_words(matcher.get_error()))
         return Grammar(GrammarState(matcher, vocab_size=self._vocab_size))

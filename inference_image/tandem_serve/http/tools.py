@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tandem_serve.engine.grammar import Grammar
+from tandem_serve.engine.grammar import Grammar, lark_source
 from tandem_serve.http import structured, tool_formats
-from tandem_serve.http.errors import ApiError, invalid, unsupported
+from tandem_serve.http.errors import invalid, unsupported
 from tandem_serve.http.schema import ChatRequest, FunctionSpec, ToolChoice
 from tandem_serve.http.tool_formats import Function, ToolFormat
 from tandem_serve.http.tool_parser import CallDelta, Part, ToolParser
@@ -75,20 +75,8 @@ async def grammar(service: Service, calling: Calling) -> Grammar | None:
         begin_token=calling.begin_token,
         free_text=not calling.forced,
     )
-    try:
-        return await structured.compiled_lark(service, text, param="tools")
-    except ApiError as error:
-        await _blame(service, calling.functions, error)
-        raise
-
-
-async def _blame(service: Service, functions: Sequence[Function], error: ApiError) -> None:
-    """Raises the error for the first function that cannot be followed by itself, when it is one of them."""
-    if error.code != structured.INVALID_SCHEMA:
-        return
-    for function in functions:
-        source = structured.source_of(function.parameters, param=function.path)
-        await structured.compiled(service, source, param=function.path, schema=function.parameters)
+    schemas = {function.path: function.parameters for function in calling.functions}
+    return await structured.compiled(service, lark_source(text), param="tools", schemas=schemas)
 
 
 def _function(spec: FunctionSpec, path: str) -> Function:
@@ -96,6 +84,7 @@ def _function(spec: FunctionSpec, path: str) -> Function:
     if parameters["type"] != "object":
         where = f"{path}.parameters.type"
         raise invalid(f"{where}: the arguments of a function are an object", param=where)
+    structured.check_patterns(parameters, param=f"{path}.parameters")
     return Function(name=spec.name, parameters=parameters, path=f"{path}.parameters")
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tandem_serve.backend import build_core
+from tandem_serve.engine import grammar_trial
 from tandem_serve.engine.core import EngineCore
 from tandem_serve.engine.grammar import Grammar, GrammarCompiler, GrammarError, lark_source, schema_source
 from tandem_serve.engine.loader import LoadedModel
@@ -61,7 +62,9 @@ def engine(llama: LoadedModel) -> EngineCore:
 
 @pytest.fixture(scope="module")
 def compiler(llama: LoadedModel) -> GrammarCompiler:
-    return GrammarCompiler(llama.tokenizer, vocab_size=llama.vocab_size, eos_ids=llama.eos_ids)
+    return GrammarCompiler(
+        llama.tokenizer, vocab_size=llama.vocab_size, eos_ids=llama.eos_ids, check=lambda _source: ""
+    )
 
 
 def answers(engine: EngineCore, grammar: Grammar, *, count: int, **sampling: Any) -> list[tuple[str, FinishReason]]:
@@ -131,3 +134,31 @@ def test_tokens_that_the_tokenizer_does_not_have_are_never_allowed(llama: Loaded
     forbidden = compiler.compile(lark_source("start: /(.|\\n)*/")).start().forbidden()
     assert forbidden[llama.vocab_size :].all()
     assert not forbidden[llama.vocab_size - 10 : llama.vocab_size].all()
+
+
+def test_a_small_grammar_of_endless_work_is_given_up() -> None:
+    patterns = [{"type": "string", "pattern": f"a.{{{number}}}b"} for number in range(30)]
+    problem = grammar_trial.check(schema_source({"allOf": patterns}), cpu_seconds=1)
+    assert problem == "it takes more than 1 s or 1024 MiB to prepare"
+
+
+def test_a_grammar_is_judged_before_it_is_compiled() -> None:
+    assert grammar_trial.check(schema_source({"type": "object"})) == ""
+    with pytest.raises(GrammarError, match="Unimplemented"):
+        GrammarCompiler(None, vocab_size=1, eos_ids=()).compile(schema_source({"not": {}}))
+
+
+def test_a_grammar_that_was_compiled_is_kept(llama: LoadedModel) -> None:
+    checked: list[str] = []
+
+    def check(source: str) -> str:
+        checked.append(source)
+        return ""
+
+    compiler = GrammarCompiler(llama.tokenizer, vocab_size=llama.vocab_size, eos_ids=llama.eos_ids, check=check)
+    first = compiler.compile(schema_source({}))
+    assert compiler.compile(schema_source({})) is first
+    for number in range(40):
+        compiler.compile(schema_source({"const": number}))
+    assert compiler.compile(schema_source({})) is not first
+    assert len(checked) == 42

@@ -140,6 +140,7 @@ DOUBLING = {
         ({"type": "integer", "minimum": 5, "maximum": 4}, "", "minimum"),
         ({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "", "no text"),
         (DEEP, "", "recursion"),
+        ({"items": {"pattern": "(a|b)*" * 4000}}, ".items.pattern", "20000"),
         ({"$defs": {**DOUBLING, "d18": {}}, "$ref": "#/$defs/d0"}, "", "too large"),
         ({"enum": ["x" * 500 + str(i) for i in range(1000)]}, "", "500000 is the most"),
     ],
