@@ -331,3 +331,24 @@ def test_whatever_happens_on_the_way_texts_are_those_of_one_worker_and_nothing_l
         await live(World(replace(llama, eos_ids=frozenset()), expected), events)
 
     asyncio.run(history())
+
+
+async def test_a_lease_lives_as_long_as_a_decode_worker_that_waits_and_no_longer(
+    llama: LoadedModel, expected: list[list[int]]
+) -> None:
+    world = World(replace(llama, eos_ids=frozenset()), expected)
+    world.ask_prefill(0)
+    while not world.offers:
+        world.step_prefill()
+    world.ask_decode(0)  # it does not step: all its places are taken
+    for _ in range(5 * int(LEASE)):
+        await world.settle()
+        world.tick()
+        assert len(world.leases) == 1
+    world.deaf = True  # it dies without a word
+    await world.puller.close()
+    world.tick()
+    assert world.prefill.scheduler.blocks.used > 0
+    for _ in range(int(LEASE)):
+        world.tick()
+    assert world.prefill.scheduler.blocks.used == 0
