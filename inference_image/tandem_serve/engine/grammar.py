@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from tandem_serve.engine import grammar_trial
@@ -37,11 +37,6 @@ def schema_source(schema: Mapping[str, Any]) -> str:
 def lark_source(text: str) -> str:
     """The grammar that is written in llguidance's form of Lark."""
     return LLMatcher.grammar_from_lark(text)
-
-
-def limits() -> LLParserLimits:
-    """How much work a token may take."""
-    return LLParserLimits(max_items_in_row=10_000, max_lexer_states=50_000, verbose_errors=False)
 
 
 class GrammarError(Exception):
@@ -155,7 +150,7 @@ class GrammarCompiler:
         return grammar
 
     def _compiled(self, source: str) -> Grammar:
-        matcher = LLMatcher(self._tokenizer(), source, log_level=0, limits=limits())
+        matcher = LLMatcher(self._tokenizer(), source, log_level=0, limits=grammar_trial.limits())
         if matcher.is_error():
             raise GrammarError(_in_words(matcher.get_error()))
         return Grammar(GrammarState(matcher, vocab_size=self._vocab_size))

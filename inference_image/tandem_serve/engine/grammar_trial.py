@@ -12,10 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
 CPU_SECONDS = 2
 WALL_SECONDS = 30.0
 MEMORY_BYTES = 1 << 30
 """Of address space, some of which Python itself takes."""
+
+
+def limits() -> LLParserLimits:
+    """How much work a token may take."""
+    return LLParserLimits(max_items_in_row=10_000, max_lexer_states=50_000, verbose_errors=False)
 
 
 def check(source: str, *, cpu_seconds: int = CPU_SECONDS) -> str:
@@ -36,17 +43,20 @@ def check(source: str, *, cpu_seconds: int = CPU_SECONDS) -> str:
 def _main(cpu_seconds: int) -> None:
     with contextlib.suppress(OSError):  # when memory is short this process goes, not the server
         Path("/proc/self/oom_score_adj").write_text("1000")
-    from llguidance import LLMatcher, LLTokenizer
-
-    from tandem_serve.engine.grammar import limits  # (which imports this module)
-
     source = sys.stdin.buffer.read().decode()
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    _limit(resource.RLIMIT_CPU, cpu_seconds)
+    _limit(resource.RLIMIT_AS, MEMORY_BYTES)
     matcher = LLMatcher(LLTokenizer("byte"), source, log_level=0, limits=limits())
     if not matcher.is_error():
         matcher.compute_bitmask()  # some work is only done for the first token
     sys.stdout.write(matcher.get_error())
+
+
+def _limit(kind: int, most: int) -> None:
+    """Lowers a limit of this process; one that is lower already stays."""
+    _, hard = resource.getrlimit(kind)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
 
 
 if __name__ == "__main__":

@@ -83,8 +83,15 @@ class TextCodec:
 
     def special_token(self, text: str) -> int | None:
         """The special token that is written so, if there is one."""
-        added = self._tokenizer.added_tokens_decoder
-        return next((token for token, one in added.items() if one.special and one.content == text), None)
+        return next((token for token, spelling in self._special.items() if spelling == text), None)
+
+    def is_special(self, token: int) -> bool:
+        """Whether it is left out of texts unless asked for."""
+        return token in self._special
+
+    @cached_property
+    def _special(self) -> dict[int, str]:
+        return {token: one.content for token, one in self._tokenizer.added_tokens_decoder.items() if one.special}
 
     def _ids(self, text: str, *, special: bool) -> tuple[int, ...]:
         """The batch function leaves the interpreter to others while it works, and does not note where tokens stand."""

@@ -78,7 +78,9 @@ def _token_ids(job: Job, index: int, new: list[int], *, first: bool) -> dict[str
 def _echoed(service: Service, body: CompletionRequest, job: Job, index: int) -> str:
     if not body.echo:
         return ""
-    return service.loaded.codec.decode(job.prompts[index // job.n].tokens, skip_special=True)
+    return service.loaded.codec.decode(
+        job.prompts[index // job.n].tokens, skip_special=job.sampling.skip_special_tokens
+    )
 
 
 def _logprobs(
@@ -91,7 +93,14 @@ def _logprobs(
     if result.prompt_logprobs is not None:
         entries = [*result.prompt_logprobs, *entries]
         ids = [*job.prompts[index // job.n].tokens, *ids]
-    return completion_logprobs(service.loaded.codec, entries, ids=ids, offset=offset, alternatives=body.logprobs)
+    return completion_logprobs(
+        service.loaded.codec,
+        entries,
+        ids=ids,
+        offset=offset,
+        alternatives=body.logprobs,
+        skip_special=job.sampling.skip_special_tokens,
+    )
 
 
 async def _events(

@@ -10,17 +10,23 @@ from tandem_serve.engine.types import TokenLogprob
 
 
 def completion_logprobs(
-    codec: TextCodec, tokens: Sequence[TokenLogprob | None], *, ids: Sequence[int], offset: int, alternatives: int
+    codec: TextCodec,
+    tokens: Sequence[TokenLogprob | None],
+    *,
+    ids: Sequence[int],
+    offset: int,
+    alternatives: int,
+    skip_special: bool,
 ) -> dict[str, Any]:
     """The `logprobs` of a completion's choice. `ids` are the tokens, one per entry; None has no probability.
 
-    `offset` is where in the text the first token begins.
+    `offset` is where in the text the first token begins; `skip_special`: special tokens are not in it.
     """
     texts = [codec.token_text(token) for token in ids]
     offsets, position = [], offset
-    for text in texts:
+    for token, text in zip(ids, texts, strict=True):
         offsets.append(position)
-        position += len(text)
+        position += 0 if skip_special and codec.is_special(token) else len(text)
     return {
         "tokens": texts,
         "token_logprobs": [None if entry is None else entry.logprob for entry in tokens],

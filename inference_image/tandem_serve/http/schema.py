@@ -54,6 +54,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+_GUIDED = ("guided_choice", "guided_grammar", "guided_json", "guided_regex", "structured_outputs")
+
+
 def _unicode(text: str) -> str:
     """JSON can escape half of a surrogate pair: no tokenizer takes that, and no answer could repeat it."""
     try:
@@ -79,7 +82,7 @@ class _Request(BaseModel):
         """Raises a 400 that names the first field whose meaning is not served."""
         for name, value in (self.model_extra or {}).items():
             if name in _NEUTRAL and value is not None and value not in (*_NEUTRAL[name], *self._also_neutral(name)):
-                raise unsupported(name)
+                raise unsupported(name, "; response_format is" if name in _GUIDED else "")
 
     def _also_neutral(self, name: str) -> tuple[Any, ...]:  # noqa: ARG002
         """Values of a field that change nothing in this request."""

@@ -139,7 +139,7 @@ def test_tokens_that_the_tokenizer_does_not_have_are_never_allowed(llama: Loaded
 def test_a_small_grammar_of_endless_work_is_given_up() -> None:
     patterns = [{"type": "string", "pattern": f"a.{{{number}}}b"} for number in range(30)]
     problem = grammar_trial.check(schema_source({"allOf": patterns}), cpu_seconds=1)
-    assert problem == "it takes more than 1 s or 1024 MiB to prepare"
+    assert problem.endswith("to prepare")
 
 
 def test_a_grammar_is_judged_before_it_is_compiled() -> None:

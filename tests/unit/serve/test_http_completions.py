@@ -194,3 +194,19 @@ async def test_many_at_once_get_their_own_text(server: LiveServer) -> None:
     together = await asyncio.gather(*(server.complete(prompt, max_tokens=10) for prompt in prompts))
     assert [answer.text for answer in together] == alone
     assert len(set(alone)) > 10
+
+
+async def test_special_tokens_that_the_text_lacks_take_no_place_in_it(server: LiveServer) -> None:
+    ids = [0, *(await server.post("/tokenize", {"prompt": "the quick"})).json["tokens"]]
+    fields = {"max_tokens": 1, "echo": True, "logprobs": 1}
+    without = (await server.complete(ids, **fields)).json["choices"][0]
+    assert without["text"].startswith("the quick")
+    assert without["logprobs"]["text_offset"] == [0, 0, 3, 9]
+    kept = (await server.complete(ids, skip_special_tokens=False, **fields)).json["choices"][0]
+    assert kept["text"].startswith("<s>the quick")
+    assert kept["logprobs"]["text_offset"] == [0, 3, 6, 12]
+
+
+async def test_another_way_to_ask_for_structure_is_pointed_to_this_one(server: LiveServer) -> None:
+    answer = await server.complete("the", guided_json={"type": "object"})
+    assert answer.error["message"] == "`guided_json` is not supported by this server; response_format is"
