@@ -97,7 +97,7 @@ def _nodes(schema: Any) -> Iterator[tuple[_Pointer, Any]]:
         path, value = waiting.pop()
         yield path, value
         if isinstance(value, Mapping):
-            waiting += [((*path, key), item) for key, item in reversed(value.items())]
+            waiting += [((*path, key), item) for key, item in reversed(list(value.items()))]
         elif isinstance(value, list):
             waiting += [((*path, index), item) for index, item in reversed(list(enumerate(value)))]
 
