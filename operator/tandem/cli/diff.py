@@ -16,12 +16,15 @@ from tandem.api import patterns
 from tandem.api.deployment import ModelDeployment
 from tandem.api.load import Loaded
 from tandem.api.problems import Problem, Refused, refuse, shorten
+from tandem.blueprint.model import Blueprint
+from tandem.blueprint.packed import unpack
 from tandem.cli.app import EXIT_REFUSED, tell
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.deployed import with_images_of
 from tandem.cli.source import deployments_in, file_option
 from tandem.cli.trouble import ClusterTrouble, cluster_trouble
 from tandem.controller.compare import differences
+from tandem.controller.facts import pin_in
 from tandem.kube.client import Client
 from tandem.kube.connection import connect
 from tandem.kube.errors import ApiError, CredentialsError
@@ -29,12 +32,15 @@ from tandem.kube.resources import (
     BY_KIND,
     CHILD_KINDS,
     CONFIG_MAP,
+    MODEL_BLUEPRINT,
     MODEL_DEPLOYMENT,
     OPTIONAL_KINDS,
     WORKLOAD_KINDS,
     Resource,
 )
 from tandem.manifests import Cluster, build, names
+from tandem.manifests.probe import blueprint_name
+from tandem.manifests.sources import with_weights
 
 EXIT_TROUBLE = 2
 _SIGNS = {"missing": "+", "different": "~", "extra": "-"}
@@ -80,7 +86,8 @@ def command(*, file: Path, namespace: str | None, output: str, kubeconfig: Path 
     """
     asked = _Asked(cluster_from(**cluster), bool(cluster["router_image"]), frozenset(dict(cluster["worker_images"])))
     deployments = [
-        (_in_namespace(found, namespace), source) for found, source in deployments_in(file, asked.facts.library)
+        (_in_namespace(found, namespace), source)
+        for found, source in deployments_in(file, asked.facts.library, asks_cluster=True)
     ]
     try:
         found = asyncio.run(_compare_all(deployments, asked, kubeconfig))
@@ -138,13 +145,40 @@ async def _compare(client: Client, deployment: ModelDeployment, source: Loaded, 
     with source.locating():
         facts = asked.over(with_images_of(asked.facts, deployment, deployed, workloads))
         facts = replace(facts, apis=facts.apis | served)
-        built = build(deployment, cluster=await _with_config_maps(client, deployment, facts))
-    found = [_difference(MODEL_DEPLOYMENT, own, deployed, namespace)]
+        facts = await _with_config_maps(client, deployment, facts)
+        edited = _difference(MODEL_DEPLOYMENT, own, deployed, namespace)
+        model = await _model(client, deployment, None if edited else deployed)
+        facts = replace(facts, gpu_memory=model.gpu_memory or facts.gpu_memory)
+        deployment = with_weights(deployment, model.source, f"there is no such ModelBlueprint in namespace {namespace}")
+        built = build(deployment, blueprint=model.blueprint, cluster=facts)
+    found = [edited]
     for wanted in built.objects:
         resource = BY_KIND[wanted["kind"]]
         observed = there.pop((resource.kind, wanted["metadata"]["name"]), None)
         found.append(_difference(resource, wanted, observed, namespace))
     return [*_only(found), *(Difference("extra", kind, namespace, extra) for kind, extra in sorted(there))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What the operator renders with: the facts of the model, the memory of its GPUs, the weights of its blueprint."""
+
+    blueprint: Blueprint | None
+    gpu_memory: Mapping[str, int]
+    source: Mapping[str, Any] | None
+
+
+async def _model(client: Client, deployment: ModelDeployment, deployed: Mapping[str, Any] | None) -> _Model:
+    """As the cluster has it. `deployed`, where its spec is that of the file, says what it was rendered with."""
+    name = blueprint_name(deployment.spec.model)
+    found = await _get(client, MODEL_BLUEPRINT, deployment.metadata.namespace, name) if name else None
+    pin = pin_in((deployed or {}).get("status") or {})
+    text = ((found or {}).get("status") or {}).get("facts")
+    blueprint = unpack(text, f"ModelBlueprint {name}: status.facts") if text else None
+    if deployed is not None and (pin is None or blueprint is None or pin.digest != blueprint.digest):
+        blueprint = None
+    source = None if found is None else found["spec"].get("from") or {}
+    return _Model(blueprint, pin.gpu_memory if pin else {}, source)
 
 
 async def _all_children(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,18 +33,46 @@ def _path(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, .
     return None if not values else STANDARD_INPUT if values[0] == "-" else Path(values[0])
 
 
-def deployments_in(file: Path, library: Library) -> tuple[tuple[ModelDeployment, Loaded], ...]:
-    """The ModelDeployments of a file, at least one, each with where it stands; raises `Refused`."""
+def deployments_in(
+    file: Path, library: Library, *, asks_cluster: bool = False
+) -> tuple[tuple[ModelDeployment, Loaded], ...]:
+    """The ModelDeployments of a file, at least one, each with where it stands; raises `Refused`.
+
+    ModelBlueprints that they refer to must be in the file, too, unless the caller `asks_cluster` for them.
+    """
     from tandem.api.deployment import ModelDeployment
     from tandem.api.load import load, source_name
     from tandem.api.problems import refuse
 
     loaded = load(file, hints=engine_hints(library))
-    found = tuple((each.resource, each) for each in loaded if isinstance(each.resource, ModelDeployment))
+    found = tuple(
+        (each.resource if asks_cluster else resolved(each, loaded), each)
+        for each in loaded
+        if isinstance(each.resource, ModelDeployment)
+    )
     if not found:
         fix = "Only a ModelDeployment has objects."
         raise refuse(source_name(file), None, "the file holds no ModelDeployment", fix)
     return found
+
+
+def resolved(deployment: Loaded, loaded: Sequence[Loaded]) -> ModelDeployment:
+    """A loaded ModelDeployment, with the weights of the ModelBlueprint in the same file that it refers to."""
+    from tandem.api.deployment import ModelDeployment
+    from tandem.api.resources import ModelBlueprint
+    from tandem.manifests.sources import with_weights
+
+    resource = deployment.resource
+    if not isinstance(resource, ModelDeployment):
+        raise TypeError(f"a ModelDeployment is needed here, not a {resource.kind}")
+    reference = resource.spec.model.blueprint_ref
+    if reference is None:
+        return resource
+    named = [each.resource for each in loaded if each.resource.metadata.name == reference.name]
+    specs = [each.spec for each in named if isinstance(each, ModelBlueprint)]
+    source = specs[0].from_.as_manifest() if specs and specs[0].from_ else {} if specs else None
+    with deployment.locating():
+        return with_weights(resource, source, "no cluster is asked here, and the file holds no such ModelBlueprint")
 
 
 def check_directories(deployment: ModelDeployment, cluster: Cluster) -> None:

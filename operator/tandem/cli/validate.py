@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from tandem.api.problems import Problem, Refused
 from tandem.cli.app import EXIT_REFUSED
 from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.facts import blueprint_option
-from tandem.cli.source import check_directories, engine_hints, file_option
+from tandem.cli.source import check_directories, engine_hints, file_option, resolved
 from tandem.manifests import Cluster, build
 
 if TYPE_CHECKING:
@@ -48,9 +50,11 @@ def command(
     problems: list[Problem] = []
     try:
         facts = cluster_from(**cluster)
-        for loaded in load(file, hints=engine_hints(facts.library)):
+        whole = load(file, hints=engine_hints(facts.library))
+        for loaded in whole:
             try:
-                checked.append(_check(loaded, facts, blueprint, allow_unknown_fields=allow_unknown_fields))
+                each = _resolved(loaded, whole)
+                checked.append(_check(each, facts, blueprint, allow_unknown_fields=allow_unknown_fields))
             except Refused as refused:
                 problems += refused.problems
     except Refused as refused:
@@ -65,6 +69,10 @@ def command(
             click.echo(_line(source_name(file), summary))
     if problems:
         click.get_current_context().exit(EXIT_REFUSED)
+
+
+def _resolved(loaded: Loaded, whole: Sequence[Loaded]) -> Loaded:
+    return replace(loaded, resource=resolved(loaded, whole)) if isinstance(loaded.resource, ModelDeployment) else loaded
 
 
 def _check(

@@ -15,7 +15,7 @@ from tandem.api.problems import Problem, Refused
 from tandem.controller.apply import Applier, Outcome
 from tandem.controller.contest import managers_of
 from tandem.controller.desired import ModelKnowledge, Rendered, Renderer
-from tandem.controller.facts import FactsReader, Pin, choose, spec_hash, with_weights
+from tandem.controller.facts import FactsReader, Pin, choose, spec_hash
 from tandem.controller.fits import Judged, judged
 from tandem.controller.hindrance import hindrance
 from tandem.controller.hints import HintReader
@@ -33,6 +33,7 @@ from tandem.kube.client import Client
 from tandem.kube.clock import Clock
 from tandem.kube.resources import WORKLOAD_KINDS
 from tandem.manifests.names import router_name
+from tandem.manifests.sources import with_weights
 
 # Objects of others that stand in the way carry no label of ours: nobody tells when they are gone.
 BLOCKED_SECONDS = 10.0
@@ -142,7 +143,7 @@ class DeploymentReconciler:
             rules, templates = await self._read_texts(entry.ref, deployment)
             hashed = spec_hash(document["spec"])
             known = self._facts.look(entry, hashed)
-            deployment = with_weights(deployment, known)
+            deployment = with_weights(deployment, known.source, known.message)
             gpu_memory = await self._facts.gpu_memory(deployment)
             choice = choose(
                 known,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tandem.api.deployment import ModelDeployment, ModelSource
-from tandem.api.problems import Refused, refuse
+from tandem.api.deployment import ModelDeployment
+from tandem.api.problems import Refused
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.packed import unpack
 from tandem.controller.conditions import find
@@ -129,23 +129,6 @@ def choose(
         fresh = Pin(spec=spec, name=known.name, digest=known.blueprint.digest, gpu_memory=pin.gpu_memory)
         return Choice(pin=fresh, defaults=known.blueprint)
     return Choice(pin=pin, defaults=known.blueprint)
-
-
-def with_weights(deployment: ModelDeployment, known: Known) -> ModelDeployment:
-    """The deployment with the weights that the ModelBlueprint names which it refers to; raises `Refused` without."""
-    model = deployment.spec.model
-    if model.blueprint_ref is None:
-        return deployment
-    path, name = "spec.model.blueprintRef.name", model.blueprint_ref.name
-    if known.source is None:
-        raise refuse(path, name, known.message, "Create it, or name one that exists.")
-    weights = {key: known.source[key] for key in ("pvc", "hub") if key in known.source}
-    if not weights:
-        fix = "Name one with spec.from.pvc or spec.from.hub, or give spec.model.pvc or hub here."
-        raise refuse(path, name, "this ModelBlueprint has the facts of a model, and no weights", fix)
-    read = ModelSource.model_validate(weights, by_alias=True, by_name=False, extra="ignore")
-    found = read.model_copy(update={"served_name": model.served_name})
-    return deployment.model_copy(update={"spec": deployment.spec.model_copy(update={"model": found})})
 
 
 class FactsReader:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tandem.api.deployment import ModelDeployment
+from tandem.api.deployment import ModelDeployment, ModelSource
 from tandem.api.problems import refuse
 from tandem.rendering.pipeline import ModelFacts
 
@@ -28,6 +29,24 @@ class ModelAccess:
     volumes: tuple[dict[str, Any], ...] = ()
     mounts: tuple[dict[str, Any], ...] = ()
     env: tuple[dict[str, Any], ...] = field(default=())
+
+
+def with_weights(deployment: ModelDeployment, source: Mapping[str, Any] | None, missing: str) -> ModelDeployment:
+    """A deployment that refers to a ModelBlueprint, with the weights that the blueprint's `spec.from` names; raises
+    `Refused` where there is none (`missing` says so) or it names none. Others are given back as they are."""
+    model = deployment.spec.model
+    if model.blueprint_ref is None:
+        return deployment
+    path, name = "spec.model.blueprintRef.name", model.blueprint_ref.name
+    if source is None:
+        raise refuse(path, name, missing, "Create it, or name one that exists.")
+    weights = {key: source[key] for key in ("pvc", "hub") if source.get(key) is not None}
+    if not weights:
+        fix = "Name one with spec.from.pvc or spec.from.hub, or give spec.model.pvc or hub here."
+        raise refuse(path, name, "this ModelBlueprint has the facts of a model, and no weights", fix)
+    read = ModelSource.model_validate(weights, by_alias=True, by_name=False, extra="ignore")
+    found = read.model_copy(update={"served_name": model.served_name})
+    return deployment.model_copy(update={"spec": deployment.spec.model_copy(update={"model": found})})
 
 
 def model_access(deployment: ModelDeployment) -> ModelAccess:

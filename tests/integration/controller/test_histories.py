@@ -113,6 +113,8 @@ def end_state(space: Space) -> str:
         generation = deployment["metadata"]["generation"]
         if told != [("Ready", "True"), ("Progressing", "False")] or status["observedGeneration"] != generation:
             return False
+        if conditions.get("Fits", {}).get("reason") == "Probing":
+            return False
         return set(space.children(NAME)) == {(item["kind"], item["name"]) for item in status["inventory"]}
 
     found = eventually(

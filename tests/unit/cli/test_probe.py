@@ -94,3 +94,31 @@ def test_a_repository(probe, monkeypatch):
 def test_what_is_no_packed_blueprint_is_refused(text):
     with pytest.raises(Refused):
         unpack(text, "status.facts")
+
+
+NAMED = """
+apiVersion: tandem.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: one}
+spec: {model: {blueprintRef: {name: mine}}}
+---
+apiVersion: tandem.dev/v1alpha1
+kind: ModelBlueprint
+metadata: {name: mine}
+spec: {from: {pvc: {claimName: models, path: qwen}}}
+"""
+
+
+@pytest.mark.parametrize("command", ["validate", "render"])
+def test_a_blueprint_in_the_same_file_gives_the_weights(tmp_path, capsys, command):
+    (tmp_path / "f.yaml").write_text(NAMED)
+
+    assert run([command, "-f", str(tmp_path / "f.yaml")]) == 0
+    assert command == "validate" or "/models/qwen" in capsys.readouterr().out
+
+
+def test_a_blueprint_that_is_nowhere_is_told(tmp_path, capsys):
+    (tmp_path / "f.yaml").write_text(NAMED.split("---", maxsplit=1)[0])
+
+    assert run(["validate", "-f", str(tmp_path / "f.yaml")]) == 1
+    assert "the file holds no such ModelBlueprint" in capsys.readouterr().err
