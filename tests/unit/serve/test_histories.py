@@ -22,6 +22,15 @@ from tests.unit.serve import tiny
 
 RUNNING, BUDGET, CAPACITY = 3, 24, 160
 MOST_NEW = 10
+DRAWN: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_p": 0.95,
+    "seed": 3,
+    "presence_penalty": 0.5,
+    "repetition_penalty": 1.2,
+    "logit_bias": ((9, 2.0),),
+}
+"""What some of the sequences ask for: their tokens must not depend on who else is there."""
 TOO_LATE = {FinishReason.TIMEOUT, FinishReason.CANCELLED}
 
 
@@ -45,6 +54,21 @@ def expected(llama_dir: Path) -> list[list[int]]:
     return out
 
 
+@pytest.fixture(scope="module")
+def drawn(llama: LoadedModel) -> list[list[int]]:
+    """What each prompt is continued with when it is alone and asks for `DRAWN`."""
+    out: list[list[int]] = []
+    for prompt in texts():
+        engine = build_core(tiny.settings(Path("x")), llama).engine
+        sampling = SamplingParams(max_tokens=MOST_NEW, ignore_eos=True, **DRAWN)
+        engine.add(SequenceRequest(seq_id=0, request_id="", prompt=prompt, sampling=sampling))
+        tokens: list[int] = []
+        while engine.scheduler.busy:
+            tokens += [token for update in engine.step()[0] for token in update.token_ids]
+        out.append(tokens)
+    return out
+
+
 class WatchedRunner(ModelRunner):
     """The real one, and a look at every step."""
 
@@ -64,6 +88,7 @@ class History:
 
     model: LoadedModel
     expected: list[list[int]]
+    drawn: list[list[int]]
     now: float = 0.0
     text_of: dict[int, int] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
@@ -78,14 +103,17 @@ class History:
         self.engine = build_core(limits, self.model, clock=lambda: self.now).engine
 
     def arrive(self, choice: int) -> None:
-        """A sequence: one in four has a deadline, one in five keeps its KV, one in five waits for KV from elsewhere."""
+        """A sequence. One in four has a deadline; one in five keeps its KV, another waits for KV from elsewhere; one in
+        three draws its tokens.
+        """
         number, text = len(self.asked), choice % 6
         kind = choice // 6
+        chosen: dict[str, Any] = DRAWN if kind % 3 == 2 else {"temperature": 0}
         request = SequenceRequest(
             seq_id=number,
             request_id=str(number // 2),
             prompt=texts()[text],
-            sampling=SamplingParams(max_tokens=1 + choice % MOST_NEW, temperature=0, ignore_eos=True),
+            sampling=SamplingParams(max_tokens=1 + choice % MOST_NEW, ignore_eos=True, **chosen),
             deadline=self.now + 4 if kind % 4 == 3 else None,
             keep_kv="k" if kind % 5 == 1 else None,
             remote=RemoteKv(host="h", port=1, kv_id="k", token="t", lease_seconds=30) if kind % 5 == 2 else None,
@@ -117,6 +145,8 @@ class History:
     def heard(self, updates: list[Update]) -> None:
         for update in updates:
             assert update.seq_id not in self.ended, "no news after the end"
+            deadline = self.asked[update.seq_id].deadline
+            assert not update.token_ids or deadline is None or self.now < deadline
             self.tokens[update.seq_id] += update.token_ids
             if update.started and self.asked[update.seq_id].remote is not None:
                 self.pulling.add(update.seq_id)
@@ -132,13 +162,17 @@ class History:
         stats = self.engine.stats
         assert stats.running <= RUNNING
         assert stats.kv_used_tokens <= CAPACITY
+        scheduler = self.engine.scheduler
+        held = {block for holder in (*scheduler.running, *self.kept) for block in holder.blocks}
+        assert scheduler.blocks.used == len(held), "blocks are those of running sequences and kept KV"
         return ran
 
     def check(self) -> None:
-        """Every sequence has ended, with the tokens of `generate()` as far as it came."""
+        """Every sequence has ended; as far as it came its tokens are those of `generate()`, or those it draws alone."""
         for number, request in self.asked.items():
             reason, out = self.ended[number], self.tokens[number]
-            assert out == self.expected[self.text_of[number]][: len(out)]
+            right = self.drawn if request.sampling.seed is not None else self.expected
+            assert out == right[self.text_of[number]][: len(out)]
             assert reason in TOO_LATE or (reason, len(out)) == (FinishReason.LENGTH, request.sampling.max_tokens)
 
 
@@ -152,9 +186,9 @@ EVENTS = st.one_of(
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(EVENTS, min_size=10, max_size=40))
 def test_random_histories_leak_nothing_and_every_token_is_that_of_generate(
-    llama: LoadedModel, expected: list[list[int]], events: list[tuple[str, int]]
+    llama: LoadedModel, expected: list[list[int]], drawn: list[list[int]], events: list[tuple[str, int]]
 ) -> None:
-    history = History(replace(llama, runner=WatchedRunner(llama.runner)), expected)
+    history = History(replace(llama, runner=WatchedRunner(llama.runner)), expected, drawn)
     for kind, choice in events:
         if kind == "arrive":
             history.arrive(choice)
