@@ -83,7 +83,7 @@ def answers(engine: EngineCore, grammar: Grammar, *, count: int, **sampling: Any
 
 
 @given(schema=SCHEMAS, greedy=st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_an_answer_that_ends_by_itself_satisfies_its_schema(
     engine: EngineCore, compiler: GrammarCompiler, schema: dict[str, Any], greedy: bool
 ) -> None:
@@ -134,12 +134,6 @@ def test_tokens_that_the_tokenizer_does_not_have_are_never_allowed(llama: Loaded
     forbidden = compiler.compile(lark_source("start: /(.|\\n)*/")).start().forbidden()
     assert forbidden[llama.vocab_size :].all()
     assert not forbidden[llama.vocab_size - 10 : llama.vocab_size].all()
-
-
-def test_a_small_grammar_of_endless_work_is_given_up() -> None:
-    patterns = [{"type": "string", "pattern": f"a.{{{number}}}b"} for number in range(30)]
-    problem = grammar_trial.check(schema_source({"allOf": patterns}), cpu_seconds=1)
-    assert problem.endswith("to prepare")
 
 
 def test_a_grammar_is_judged_before_it_is_compiled() -> None:
