@@ -98,7 +98,7 @@ async def test_every_line_about_a_request_has_its_id_also_the_engines(
     monkeypatch.setattr(server.core.engine.runner.model, "forward", lambda **_: 1 / 0)
     await server.post("/v1/completions", {"prompt": "a", "max_tokens": 2}, headers=headers)
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    by_message = {line["message"]: line for line in lines}
+    by_message = {line["message"]: line for line in lines if line["logger"].startswith("tandem_serve.")}
     assert set(by_message) == {"generation", "sequence ended", "request", "a step failed; its sequences end"}
     assert by_message.pop("a step failed; its sequences end")["request_ids"] == ["req-7"]
     assert {line["request_id"] for line in by_message.values()} == {"req-7"}
