@@ -18,7 +18,15 @@ def endless(llama: LoadedModel) -> LoadedModel:
     return replace(llama, eos_ids=frozenset())
 
 
-async def test_the_text_is_that_of_one_worker_and_the_prompt_is_not_computed_twice(endless: LoadedModel) -> None:
+@pytest.fixture(scope="module")
+def expected(llama: LoadedModel) -> str:
+    """The text that one worker gives."""
+    return alone(replace(llama, eos_ids=frozenset()), new_tokens=8)
+
+
+async def test_the_text_is_that_of_one_worker_and_the_prompt_is_not_computed_twice(
+    endless: LoadedModel, expected: str
+) -> None:
     async with pair(endless) as (prefill, decode):
         params = await offer(prefill)
         tokens = params["remote_num_tokens"]
@@ -35,8 +43,8 @@ async def test_the_text_is_that_of_one_worker_and_the_prompt_is_not_computed_twi
             "remote_identity",
         }
         await eventually(lambda: prefill.stats.kv_used_tokens == blocks_for(tokens) * BLOCK_TOKENS)
-        answer = await decode.complete(TEXT, max_tokens=20, kv_transfer_params=params)
-        assert answer.text == alone(endless)
+        answer = await decode.complete(TEXT, max_tokens=8, kv_transfer_params=params)
+        assert answer.text == expected
         nbytes = (tokens - 1) * endless.layout.bytes_per_token
         await freed(prefill, decode)
         for server, direction in ((prefill, "sent"), (decode, "received")):
@@ -50,7 +58,7 @@ async def test_the_text_is_that_of_one_worker_and_the_prompt_is_not_computed_twi
 
 async def test_chat_and_streams_are_handed_over_too(endless: LoadedModel) -> None:
     messages = [{"role": "user", "content": TEXT}]
-    body = {"messages": messages, "temperature": 0, "max_tokens": 12}
+    body = {"messages": messages, "temperature": 0, "max_tokens": 6}
     async with pair(endless) as (prefill, decode):
         expected = (await prefill.post("/v1/chat/completions", body)).json["choices"][0]["message"]["content"]
         params = await offer(prefill, messages, "/v1/chat/completions", max_completion_tokens=1)
@@ -65,9 +73,9 @@ async def test_several_prompts_and_choices_share_one_hand_off(endless: LoadedMod
     prompts = [TEXT, "lazy dog " * 20, "x"]
     sampled = {"temperature": 1.0, "seed": 3, "n": 2}
     async with pair(endless, decode={"prefix_reuse": reuse}) as (prefill, decode):
-        expected = (await prefill.complete(prompts, max_tokens=20, **sampled)).json["choices"]
+        expected = (await prefill.complete(prompts, max_tokens=8, **sampled)).json["choices"]
         params = await offer(prefill, prompts)
-        answer = await decode.complete(prompts, max_tokens=20, kv_transfer_params=params, **sampled)
+        answer = await decode.complete(prompts, max_tokens=8, kv_transfer_params=params, **sampled)
         assert answer.json["choices"] == expected
         await freed(prefill, decode)
         total = params["remote_num_tokens"]
@@ -81,20 +89,22 @@ async def test_only_the_blocks_that_decode_does_not_have_are_fetched(endless: Lo
         await decode.complete(TEXT, max_tokens=2, kv_transfer_params=first)
         more = TEXT + " and the bird flies over the river while the dog sleeps in the sun all day long"
         second = await offer(prefill, more)
-        answer = await decode.complete(more, max_tokens=20, kv_transfer_params=second)
-        assert answer.text == alone(endless, more)
+        answer = await decode.complete(more, max_tokens=8, kv_transfer_params=second)
+        assert answer.text == alone(endless, more, 8)
         known = (first["remote_num_tokens"] - 1) // BLOCK_TOKENS * BLOCK_TOKENS
         fetched = await decode.metric('tandem_kv_transfer_tokens_total{direction="received"}')
         assert 0 < fetched - (first["remote_num_tokens"] - 1) <= second["remote_num_tokens"] - 1 - known + BLOCK_TOKENS
         await freed(prefill, decode)
 
 
-async def test_what_decode_has_already_is_not_fetched_and_prefill_need_not_keep_it(endless: LoadedModel) -> None:
+async def test_what_decode_has_already_is_not_fetched_and_prefill_need_not_keep_it(
+    endless: LoadedModel, expected: str
+) -> None:
     async with pair(endless) as (prefill, decode):
         for _ in range(2):
             params = await offer(prefill)
-            answer = await decode.complete(TEXT, max_tokens=20, kv_transfer_params=params)
-            assert answer.text == alone(endless)
+            answer = await decode.complete(TEXT, max_tokens=8, kv_transfer_params=params)
+            assert answer.text == expected
             await freed(prefill, decode)
         assert await prefill.metric('tandem_kv_transfer_tokens_total{direction="sent"}') == (
             params["remote_num_tokens"] - 1

@@ -322,7 +322,7 @@ async def live(world: World, events: list[tuple[str, int]]) -> None:
     world.check()
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(EVENTS, min_size=10, max_size=60))
 def test_whatever_happens_on_the_way_texts_are_those_of_one_worker_and_nothing_leaks(
     llama: LoadedModel, expected: list[list[int]], events: list[tuple[str, int]]
