@@ -1,12 +1,18 @@
-"""Peak memory of the bundled server on the CPU against what the blueprint predicts, for three sizes of model."""
+"""Peak memory of the bundled server on the CPU against what the blueprint predicts, for three sizes of model.
+
+`of_weights_and_kv` is the peak without what the imports take, divided by weights and KV in use; bfloat16 is made from
+weights saved in float32. `TANDEM_BENCH_SIZES` (default: all) chooses sizes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -29,28 +35,36 @@ SHAPES = {
 }
 
 
-def peak(process: int) -> int:
-    """The most resident memory that a process ever had, in bytes."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+IMPORTS = "import tandem_serve.server, tandem_serve.backend; print(open('/proc/self/status').read())"
+
+
+def peak(status: str) -> int:
+    """The most resident memory that a process ever had, in bytes, from its /proc/.../status."""
+    for line in status.splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("no VmHWM")
 
 
-async def measured(model: Path) -> int:
+def peak_of(process: int) -> int:
+    """The same of a process that runs."""
+    return peak(Path(f"/proc/{process}/status").read_text())
+
+
+async def measured(model: Path, dtype: str) -> int:
     """The peak of a server that answers `BATCH` prompts at once."""
     source = random.Random(0)
-    async with running(model) as (server, process):
+    async with running(model, dtype) as (server, process):
         loads = [serve.Load(prompt=serve.text(source, PROMPT), new_tokens=NEW_TOKENS) for _ in range(BATCH)]
         await asyncio.gather(*(server.complete(load) for load in loads))
-        return peak(process)
+        return peak_of(process)
 
 
 @contextlib.asynccontextmanager
-async def running(model: Path) -> Any:
+async def running(model: Path, dtype: str) -> Any:
     """The bundled server, and the number of its process."""
     before = children()
-    async with serve.running("tandem", model, "auto") as server:
+    async with serve.running("tandem", model, dtype) as server:
         (process,) = children() - before
         yield server, process
 
@@ -74,13 +88,19 @@ def main() -> None:
     """Prints the figures as one line of JSON."""
     result: dict[str, Any] = {}
     shape = dict(serve.SHAPE)
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
+    imports = peak(done.stdout)
+    wanted = os.environ.get("TANDEM_BENCH_SIZES", ",".join(SHAPES)).split(",")
     for name, changed in SHAPES.items():
+        if name not in wanted:
+            continue
         serve.SHAPE.update({**shape, **changed})
         directory = Path(tempfile.mkdtemp(prefix="tandem-bench-memory-"))
         try:
             serve.save_model(directory / "model")
             parts = predicted(directory / "model")
-            found = asyncio.run(measured(directory / "model"))
+            found = asyncio.run(measured(directory / "model", "float32"))
+            half = asyncio.run(measured(directory / "model", "bfloat16"))
         finally:
             shutil.rmtree(directory)
         total = sum(parts.values())
@@ -89,6 +109,11 @@ def main() -> None:
             "predicted": total,
             "measured": found,
             "off_percent": round(100 * (total / found - 1), 1),
+            "imports": imports,
+            "of_weights_and_kv": {
+                "float32": round((found - imports) / (parts["weights"] + parts["kv"]), 2),
+                "bfloat16": round(2 * (half - imports) / (parts["weights"] + parts["kv"]), 2),
+            },
         }
         print(name, result[name], file=sys.stderr)
     print(json.dumps(result))

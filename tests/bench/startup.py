@@ -1,10 +1,15 @@
-"""From a deployment's file to its first token: in local mode, and on a real node with the chart's operator."""
+"""From a deployment's file to its first token: in local mode, and on a real node with the chart's operator.
+
+And of the bundled server alone, from its process to readiness, against loading the same model with transformers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import shutil
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +26,7 @@ from tandem.local.unit import UnitStatus
 from tandem.local.up import LocalOptions, address, plan_deployment, run_directory, running
 from tandem.manifests import Cluster
 from tandem.rendering.library import load_library
+from tests.bench import serve
 from tests.cluster.binaries import Binaries
 from tests.cluster.errors import Unavailable
 from tests.cluster.node import running_node_cluster
@@ -29,6 +35,13 @@ from tests.e2e.workspace import MODEL_PATH, Workspace, completion, model_deploym
 
 MODES = ("agg", "disagg")
 POLL_SECONDS = 0.05
+ROUNDS = 3
+ALONE = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="float32")
+AutoTokenizer.from_pretrained(sys.argv[1])
+"""
 
 
 class Silence:
@@ -58,6 +71,28 @@ async def local(mode: str, model: Path) -> dict[str, float]:
                 if chunk.text:
                     break
             return {"ready_s": round(ready, 2), "first_token_s": round(time.monotonic() - began, 2)}
+
+
+def server() -> dict[str, float]:
+    """Median seconds of imports and `from_pretrained`, and of the server until it has answered; in turns."""
+    alone, ready = [], []
+    with tempfile.TemporaryDirectory() as directory:
+        model = Path(directory) / "model"
+        serve.save_model(model)
+        for _ in range(ROUNDS):
+            began = time.monotonic()
+            subprocess.run([sys.executable, "-c", ALONE, str(model)], check=True, capture_output=True)
+            alone.append(time.monotonic() - began)
+            ready.append(asyncio.run(_until_answered(model)))
+    result = {"from_pretrained_s": statistics.median(alone), "first_answer_s": statistics.median(ready)}
+    result["ratio"] = result["first_answer_s"] / result["from_pretrained_s"]
+    return {name: round(value, 2) for name, value in result.items()}
+
+
+async def _until_answered(model: Path) -> float:
+    began = time.monotonic()
+    async with serve.running("tandem", model, "float32"):
+        return time.monotonic() - began
 
 
 def on_node(workspace: Workspace, mode: str) -> dict[str, float]:
@@ -99,7 +134,9 @@ def node(model: Path) -> dict[str, Any]:
 def main() -> None:
     """Prints the figures as one line of JSON."""
     model = ensure_model()
-    result = {"local": {mode: asyncio.run(local(mode, model)) for mode in MODES}, "node": node(model)}
+    alone = server()
+    print("server", alone, file=sys.stderr, flush=True)
+    result = {"server": alone, "local": {mode: asyncio.run(local(mode, model)) for mode in MODES}, "node": node(model)}
     sys.stdout.write(json.dumps(result) + "\n")
 
 
