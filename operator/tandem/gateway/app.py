@@ -42,6 +42,7 @@ ROUTES: tuple[tuple[str, list[str], Kind, bool], ...] = (
     ("/model-info", ["GET"], Kind.ANY, False),
     ("/tokenize", ["POST"], Kind.ANY, False),
     ("/detokenize", ["POST"], Kind.ANY, False),
+    ("/tokenizer_info", ["GET"], Kind.ANY, False),
 )
 
 

@@ -152,6 +152,7 @@ async def test_two_requests_with_one_id_are_two_to_the_workers(router):
         ("GET", "/model-info"),
         ("POST", "/tokenize"),
         ("POST", "/detokenize"),
+        ("GET", "/tokenizer_info"),
     ],
 )
 async def test_questions_that_any_worker_can_answer_go_to_one_that_is_ready(start_duo, method, path):
