@@ -18,6 +18,8 @@ from tandem_serve.engine.core import EngineCore
 from tandem_serve.engine.grammar import Grammar, GrammarCompiler, GrammarError, lark_source, schema_source
 from tandem_serve.engine.loader import LoadedModel
 from tandem_serve.engine.types import FinishReason, SamplingParams, SequenceRequest
+from tandem_serve.http import tool_formats
+from tandem_serve.http.tool_formats import Function
 from tests.unit.serve import tiny
 
 NAMES = st.sampled_from(["a", "b c", "é", 'q"uote', "日本", ""])
@@ -156,3 +158,31 @@ def test_a_grammar_that_was_compiled_is_kept(llama: LoadedModel) -> None:
         compiler.compile(schema_source({"const": number}))
     assert compiler.compile(schema_source({})) is not first
     assert len(checked) == 42
+
+
+@pytest.mark.parametrize(
+    ("form", "opening", "wrong", "right"),
+    [
+        ("hermes", "hi <tool_call>\n", '{"name": "g"', '{"name": "f", "arguments": {}}\n</tool_call> and more'),
+        ("mistral", "hi [TOOL_CALLS]", '[{"name": "g"', '[{"name": "f", "arguments": {}}]'),
+        ("llama3_json", "", '{"name": "g"', '{"name": "f", "parameters": {}}'),
+    ],
+)
+def test_free_text_is_free_and_calls_in_it_are_of_the_functions(
+    llama: LoadedModel, compiler: GrammarCompiler, form: str, opening: str, wrong: str, right: str
+) -> None:
+    function = Function(name="f", parameters={"type": "object", "additionalProperties": False})
+    text = tool_formats.grammar(tool_formats.BY_NAME[form], [function], several=True, begin_token=None, free_text=True)
+    grammar = compiler.compile(lark_source(text))
+
+    def allows(whole: str) -> bool:
+        state = grammar.start()
+        for token in llama.tokenizer.encode(whole, add_special_tokens=False):
+            if state.forbidden()[token]:
+                return False
+            state.accept(token)
+        return True
+
+    assert allows("just text, with < and {")
+    assert allows(opening + right)
+    assert not allows(opening + wrong)
