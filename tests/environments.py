@@ -1,73 +1,109 @@
-"""Python environments with packages that the project itself does not need: made once, kept in the user's cache.
+"""Python environments with packages that the project itself does not need, kept in this user's cache: clients to test
+with, other servers to compare with.
 
-An environment sees this one's packages, too, and adds what they lack: other servers to compare with, other clients.
+A folder is named by a hash of everything that decides what is in it, so that other pins make another one.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from demo.model import cache_directory
+from tests.cluster.binaries import Progress, cache_root, file_lock
+from tests.cluster.errors import RigError, Unavailable
 
-CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
-INSTALL_SECONDS = 600.0
+ROOT = Path(__file__).parents[1]
+CONSTRAINTS = ROOT / "constraints.txt"
+_UNREACHABLE = (
+    "dns error",
+    "connect error",
+    "connection refused",
+    "timed out",
+    "failed to fetch",
+    "error sending request",
+)
 
 
-class NoEnvironmentError(Exception):
-    """It could not be made, with the reason: often there is no package index."""
+def python_with(requirements: Sequence[str], progress: Progress, *, beside_project: bool = False) -> Path:
+    """The interpreter of an environment with packages that are pinned as in "accelerate==1.2.3", made first when it is
+    not there (a minute or two). `beside_project`: it sees the project's own packages too and adds what they lack.
 
-
-def environment(*requirements: str, parent: Path | None = None) -> Path:
-    """The Python interpreter of an environment with pinned `requirements`, such as "accelerate==1.2.3".
-
-    Safe to call from several processes at once. Raises `NoEnvironmentError`.
+    Raises Unavailable when the package index cannot be reached or the cache cannot be written to, RigError when the
+    environment cannot be made for another reason.
     """
-    parent = parent or cache_directory()
-    parent.mkdir(parents=True, exist_ok=True)
-    directory = parent / f"environment-{_digest(requirements)}"
-    ready = directory / ".ready"
-    with (parent / ".environments.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.exists():
-            shutil.rmtree(directory, ignore_errors=True)  # of somebody who was stopped: we hold the lock
-            _make(directory, requirements)
-            ready.touch()
-    return directory / "bin" / "python"
-
-
-def _digest(requirements: tuple[str, ...]) -> str:
-    parts = (sys.version, _packages(), CONSTRAINTS.read_text(), *sorted(requirements))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
-
-
-def _packages() -> str:
-    return sysconfig.get_paths()["purelib"]
-
-
-def _make(directory: Path, requirements: tuple[str, ...]) -> None:
-    base = getattr(sys, "_base_executable", sys.executable)
-    _run(base, "-m", "venv", str(directory))
-    (lib,) = (directory / "lib").glob("python*/site-packages")
-    (lib / "project.pth").write_text(f"import site; site.addsitedir({_packages()!r})\n")
-    pip = ["-m", "pip", "--quiet", "--disable-pip-version-check", "install", "-c", str(CONSTRAINTS)]
-    _run(str(directory / "bin" / "python"), *pip, *requirements)
-
-
-def _run(*command: str) -> None:
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    project = sysconfig.get_paths()["purelib"] if beside_project else ""
+    home = cache_root(os.environ) / "environments" / _key(requirements, project)
+    python = home / "bin" / "python"
+    if python.exists():
+        return python
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise NoEnvironmentError(f"{' '.join(command)}: not done after {INSTALL_SECONDS:.0f} s") from error
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        raise NoEnvironmentError(lines[-1] if lines else f"exit status {done.returncode}")
+        home.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"{home.parent} cannot be written to: {error.strerror}; set TANDEM_CACHE") from error
+    with file_lock(home.parent / ".lock"):
+        # Another process may have made it while this one waited for the lock.
+        if not python.exists():
+            _make(home, requirements, project, progress)
+    return python
+
+
+def _key(requirements: Sequence[str], project: str) -> str:
+    parts = [f"{sys.version_info[:2]} {sys.platform}", *requirements]
+    if project:
+        parts += [project, CONSTRAINTS.read_text()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _make(home: Path, requirements: Sequence[str], project: str, progress: Progress) -> None:
+    progress(f"making an environment of {len(requirements)} packages (once; it stays in {home})")
+    started = time.monotonic()
+    for left_over in home.parent.glob(".making-*"):  # of a process that was killed: we hold the lock
+        shutil.rmtree(left_over, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(dir=home.parent, prefix=".making-"))
+    try:
+        create, install = _commands(requirements, str(scratch), constrained=bool(project))
+        _run(create)
+        if project:
+            (packages,) = (scratch / "lib").glob("python*/site-packages")
+            (packages / "project.pth").write_text(f"import site; site.addsitedir({project!r})\n")
+        _run(install)
+        # A rename within one file system is atomic: nobody ever finds half an environment under its name.
+        scratch.rename(home)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    progress(f"made it in {time.monotonic() - started:.0f} s")
+
+
+def _commands(requirements: Sequence[str], home: str, *, constrained: bool) -> tuple[list[str], list[str]]:
+    """What creates it and what fills it: with uv (the one that made the project's own environment, or one on the
+    path), else with pip. What must fit to the project's own packages takes pip, which sees that they are there."""
+    python = str(Path(home) / "bin" / "python")
+    found = sorted((ROOT / "build").glob("uv-*/bin/uv"))
+    uv = str(found[-1]) if found else shutil.which("uv")
+    if constrained:
+        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "-c", str(CONSTRAINTS)]
+        return [getattr(sys, "_base_executable", sys.executable), "-m", "venv", home], [*pip, *requirements]
+    if uv is None:
+        return [sys.executable, "-m", "venv", home], [python, "-m", "pip", "install", "--quiet", *requirements]
+    return (
+        [uv, "venv", "--quiet", "--python", sys.executable, home],
+        [uv, "pip", "install", "--compile-bytecode", "--quiet", "--python", python, *requirements],
+    )
+
+
+def _run(command: list[str]) -> None:
+    variables = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return
+    if any(sign in done.stderr.lower() for sign in _UNREACHABLE):
+        raise Unavailable(f"the package index cannot be reached: {done.stderr.strip().splitlines()[-1]}")
+    raise RigError(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")

@@ -29,7 +29,8 @@ from typing import Any
 
 import aiohttp
 
-from tests.environments import NoEnvironmentError, environment
+from tests.cluster.errors import RigError, Unavailable
+from tests.environments import python_with
 
 WORDS = 32_000
 CLIENTS = {8: 24, 32: 48}
@@ -117,6 +118,10 @@ def loads(seed: int, count: int) -> list[Load]:
     return [Load(prompt=text(source, source.randint(16, 128)), new_tokens=source.randint(8, 64)) for _ in range(count)]
 
 
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def command(name: str, model: Path, dtype: str, port: int) -> list[str]:
     """How a server is started."""
     place = ["--dtype", dtype, "--port", str(port)]
@@ -126,8 +131,8 @@ def command(name: str, model: Path, dtype: str, port: int) -> list[str]:
         return [*start, *place, *limits, *(["--quantization", "int8"] if name == "tandem-int8" else [])]
     if name in THEIRS:
         try:
-            python = environment(ACCELERATE)
-        except NoEnvironmentError as error:
+            python = python_with([ACCELERATE], _tell, beside_project=True)
+        except (RigError, Unavailable) as error:
             raise DidNotStartError(str(error)) from error
         start = [str(python), "-c", "from transformers.cli.transformers import main; main()", "serve", str(model)]
         return [*start, *place, *(["--continuous-batching"] if name == "transformers-continuous" else [])]
@@ -258,7 +263,7 @@ async def measure(model: Path, dtype: str, names: list[str]) -> dict[str, Any]:
                     if server.name == "transformers-sequential" and (number or clients > 8):
                         continue  # one at a time is one at a time, whoever waits
                     rate = await throughput(server, clients=clients, seed=number)
-                    print(f"{dtype} {clients} clients, {server.name}: {rate:.1f} tokens/s", file=sys.stderr, flush=True)
+                    _tell(f"{dtype} {clients} clients, {server.name}: {rate:.1f} tokens/s")
                     result[server.name].setdefault(f"tokens_per_s_{clients}", []).append(round(rate, 1))
         for server in servers:
             if server.name == "tandem":

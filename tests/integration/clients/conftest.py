@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.errors import Unavailable
-from tests.integration.clients.environment import python_with
+from tests.environments import python_with
 from tests.integration.serve.processes import ServerProcess, ready, server
 from tests.unit.serve import tiny
 
@@ -44,6 +44,6 @@ def url(running: ServerProcess) -> str:
 def client_environment(cluster_progress: Callable[[str], None]) -> Path:
     """The interpreter of an environment with lm_eval and langchain-openai."""
     try:
-        return python_with(REQUIREMENTS, cluster_progress)
+        return python_with(REQUIREMENTS.read_text().splitlines(), cluster_progress)
     except Unavailable as error:
         pytest.skip(f"no environment for the clients: {error.reason}")
