@@ -17,6 +17,7 @@ import json
 import os
 import random
 import shlex
+import signal
 import socket
 import statistics
 import sys
@@ -159,7 +160,7 @@ async def running(name: str, model: Path, dtype: str) -> AsyncIterator[Server]:
     log = tempfile.TemporaryFile()  # noqa: SIM115  (closed at the end)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     process = await asyncio.create_subprocess_exec(
-        *command(name, model, dtype, port), stdout=log, stderr=log, env=environment
+        *command(name, model, dtype, port), stdout=log, stderr=log, env=environment, start_new_session=True
     )
     try:
         async with _session() as session:
@@ -172,8 +173,8 @@ async def running(name: str, model: Path, dtype: str) -> AsyncIterator[Server]:
                 raise DidNotStartError(lines[-1] if lines else "it printed nothing") from error
             yield server
     finally:
-        if process.returncode is None:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started itself
         await process.wait()
         log.close()
 
