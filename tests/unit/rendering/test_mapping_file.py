@@ -272,11 +272,11 @@ def broken_files(draw):
             if not isinstance(node[key], dict | list) or not node[key] or draw(st.integers(0, 2)) == 0:
                 change = draw(st.sampled_from(["put", "remove", "add"]))
                 if change == "put" or not isinstance(node, dict):
-                    node[key] = draw(JUNK)
+                    node[key] = copy.deepcopy(draw(JUNK))  # what is put in may be changed by the next turn
                 elif change == "remove":
                     del node[key]
                 else:
-                    node[draw(st.sampled_from(["x", "flag", "when", "mode", "zebra"]))] = draw(JUNK)
+                    node[draw(st.sampled_from(["x", "flag", "when", "mode", "zebra"]))] = copy.deepcopy(draw(JUNK))
                 break
             node = node[key]
     return backend, yaml.safe_dump(document)
