@@ -21,9 +21,9 @@ def flag_name(argument: str) -> str | None:
 
 def reserved_problems(arguments: Sequence[str], path: str, table: MappingTable, mode: str) -> Iterator[Problem]:
     """Flags that the deployment depends on, abbreviated or not."""
-    mapped = _mapped(table)
     for where, argument, flag in _flags(arguments, path):
         if _is_reserved(flag, table, mode):
+            mapped = _mapped(table)
             reason = "this flag is set by Tandem: another value would cut the worker off from its Service or its peers"
             fix = f"Give {mapped[flag][1]} in parameters instead." if flag in mapped else "Remove it."
             yield Problem(where, shorten(argument), reason, fix, argument)
@@ -31,7 +31,7 @@ def reserved_problems(arguments: Sequence[str], path: str, table: MappingTable, 
 
 def unknown_problems(arguments: Sequence[str], path: str, table: MappingTable, mode: str) -> Iterator[Problem]:
     """Flags that the server would end with, where the table names all that it has."""
-    if not table.passed:
+    if not table.passed or not arguments:
         return
     known = sorted({*table.passed, *_mapped(table)} - table.reserved[mode])
     for where, argument, flag in _flags(arguments, path):
@@ -70,6 +70,8 @@ def _is_reserved(flag: str, table: MappingTable, mode: str) -> bool:
 
 def _of_parameters(arguments: Sequence[str], path: str, table: MappingTable) -> Iterator[tuple[str, str, str, str]]:
     """(place, argument, parameter, what to write) of each flag that a parameter has."""
+    if not arguments:
+        return
     mapped = _mapped(table)
     for where, argument, flag in _flags(arguments, path):
         if flag in mapped:
