@@ -44,6 +44,16 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class _Spec:
+    """A resource as it was read, with the hash of its spec."""
+
+    uid: str
+    generation: int
+    deployment: ModelDeployment
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Wish:
     """What a spec asks for: the objects, or the problems that it was refused for. `judged` says whether they fit,
     `pin` what they were rendered with. `wait`: seconds in which facts may come that the workers depend on."""
@@ -97,7 +107,7 @@ class DeploymentReconciler:
         self._ledgers = Ledgers()
         self._quiet: dict[Ref, int] = {}
         self._ending: dict[Ref, str] = {}
-        self._specs: dict[Ref, tuple[str, int, ModelDeployment]] = {}
+        self._specs: dict[Ref, _Spec] = {}
         self._pins: dict[Ref, tuple[str, Pin]] = {}
 
     async def reconcile(self, ref: Ref) -> Verdict:
@@ -139,9 +149,9 @@ class DeploymentReconciler:
         """Reads the spec, and renders it with what is known of its model."""
         deployment: ModelDeployment | None = None
         try:
-            deployment = self._parsed(entry, document)
+            spec = self._parsed(entry, document)
+            deployment, hashed = spec.deployment, spec.hash
             rules, templates = await self._read_texts(entry.ref, deployment)
-            hashed = spec_hash(document["spec"])
             known = self._facts.look(entry, hashed)
             deployment = with_weights(deployment, known.source, known.message)
             gpu_memory = await self._facts.gpu_memory(deployment)
@@ -177,19 +187,19 @@ class DeploymentReconciler:
             is_first=choice.is_new,
         )
 
-    def _parsed(self, entry: Entry, document: Mapping[str, Any]) -> ModelDeployment:
+    def _parsed(self, entry: Entry, document: Mapping[str, Any]) -> _Spec:
         """The resource with its present spec, read once per spec. Raises `Refused`."""
         known = self._specs.get(entry.ref)
-        if known is not None and known[:2] == (entry.uid, entry.generation):
-            return known[2]
+        if known is not None and (known.uid, known.generation) == (entry.uid, entry.generation):
+            return known
         if entry.too_large:
             reason = f"takes {entry.too_large // 1024} KiB as JSON, and at most {LARGEST // 1024} KiB are read"
             raise Refused(
                 [Problem("spec", "", reason, "Keep what is large in ConfigMaps or on a volume, and name it.")]
             )
-        deployment = _parse(entry, document)
-        self._specs[entry.ref] = (entry.uid, entry.generation, deployment)
-        return deployment
+        found = _Spec(entry.uid, entry.generation, _parse(entry, document), spec_hash(document["spec"]))
+        self._specs[entry.ref] = found
+        return found
 
     async def _read_texts(self, ref: Ref, deployment: ModelDeployment) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """The rules and templates of the ConfigMaps that are named; raises `Refused` for one that is not there."""

@@ -70,6 +70,20 @@ class Choice:
     is_new: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What one version of a ModelBlueprint says. Read once: it has an owner for each deployment of the model, and all
+    of these look at it again and again."""
+
+    uid: str
+    version: int
+    source: Mapping[str, Any]
+    facts: str
+    status: str
+    reason: str
+    message: str
+
+
 def spec_hash(spec: Mapping[str, Any]) -> str:
     """A hash of what makes workers what they are: numbers of them, and how they are replaced, aside."""
     apart = ("replicas", "router", "rollout", "overrideFits", "roles")
@@ -152,6 +166,7 @@ class FactsReader:
         self._need = need
         self._since: dict[Ref, tuple[str, str, float]] = {}
         self._unpacked: dict[str, Blueprint] = {}
+        self._told: dict[Ref, _Told] = {}
 
     def look(self, entry: Entry, spec: str) -> Known:
         """What is known now."""
@@ -160,6 +175,7 @@ class FactsReader:
             return Known(reason="ModelNotRead", message="the files of this model are not known before it runs")
         found = self._cache.get(ref)
         if found is None or found.deleting:
+            self._told.pop(ref, None)
             if not self._uses.owners(ref):
                 message = f"there is no ModelBlueprint {ref.name} in namespace {ref.namespace}"
                 return Known(name=ref.name, reason="BlueprintNotFound", message=message)
@@ -190,20 +206,35 @@ class FactsReader:
         self._uses.forget(deployment)
 
     def _of(self, entry: Entry, found: Entry, spec: str) -> Known:
-        document = found.object
-        status = document.get("status") or {}
-        source = (document.get("spec") or {}).get("from") or {}
-        parsed = find(status.get("conditions"), "Parsed") or {}
-        reason, message = str(parsed.get("reason") or "Probing"), str(parsed.get("message", ""))
-        about = f"ModelBlueprint {found.ref.name}: {message}"
-        if text := status.get("facts"):
-            note = about if parsed.get("status") == "False" else ""
+        told = self._read(found)
+        name = found.ref.name
+        about = f"ModelBlueprint {name}: {told.message}"
+        if told.facts:
+            note = about if told.status == "False" else ""
             try:
-                return Known(name=found.ref.name, source=source, blueprint=self._unpack(text), message=note)
+                return Known(name=name, source=told.source, blueprint=self._unpack(told.facts), message=note)
             except Refused as refused:
-                return Known(name=found.ref.name, source=source, reason="FactsUnreadable", message=str(refused))
-        wait = 0.0 if parsed.get("status") == "False" else self._left(entry, found.ref, spec)
-        return Known(name=found.ref.name, source=source, reason=reason, message=about, wait=wait)
+                return Known(name=name, source=told.source, reason="FactsUnreadable", message=str(refused))
+        wait = 0.0 if told.status == "False" else self._left(entry, found.ref, spec)
+        return Known(name=name, source=told.source, reason=told.reason, message=about, wait=wait)
+
+    def _read(self, blueprint: Entry) -> _Told:
+        known = self._told.get(blueprint.ref)
+        if known is not None and (known.uid, known.version) == (blueprint.uid, blueprint.version):
+            return known
+        document = blueprint.object
+        status = document.get("status") or {}
+        parsed = find(status.get("conditions"), "Parsed") or {}
+        told = self._told[blueprint.ref] = _Told(
+            uid=blueprint.uid,
+            version=blueprint.version,
+            source=(document.get("spec") or {}).get("from") or {},
+            facts=status.get("facts") or "",
+            status=str(parsed.get("status", "")),
+            reason=str(parsed.get("reason") or "Probing"),
+            message=str(parsed.get("message", "")),
+        )
+        return told
 
     def _left(self, entry: Entry, blueprint: Ref, spec: str) -> float:
         """Seconds in which facts may still come, while the pod that reads them gets on."""

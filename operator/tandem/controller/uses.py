@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +14,16 @@ from tandem.kube.resources import MODEL_BLUEPRINT, MODEL_DEPLOYMENT
 from tandem.manifests.probe import blueprint_name, blueprint_source
 
 
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What one spec uses; looked at for every deployment of a namespace when somebody asks for a blueprint's users."""
+
+    uid: str
+    generation: int
+    model: ModelSource | None = None
+    blueprint: Ref | None = None
+
+
 class Uses:
     """Worked out from the specs in the cache, each read once. `changed` hears of a ModelBlueprint that a deployment
     has begun or ceased to use."""
@@ -20,13 +31,11 @@ class Uses:
     def __init__(self, cache: Cache, *, changed: Callable[[Ref], None]) -> None:
         self._cache = cache
         self._changed = changed
-        self._models: dict[Ref, tuple[str, int, ModelSource | None]] = {}
+        self._known: dict[Ref, _Use] = {}
 
     def blueprint(self, entry: Entry) -> Ref | None:
         """The ModelBlueprint of a deployment; None where its model has none."""
-        model = self._model(entry)
-        name = blueprint_name(model) if model else None
-        return None if name is None else Ref(MODEL_BLUEPRINT.kind, entry.ref.namespace, name)
+        return self._use(entry).blueprint
 
     def users(self, blueprint: Ref) -> Sequence[Entry]:
         """The deployments that use it, by name."""
@@ -44,23 +53,25 @@ class Uses:
 
     def forget(self, deployment: Ref) -> None:
         """Drops what is remembered of a deployment that is gone."""
-        self._models.pop(deployment, None)
+        self._known.pop(deployment, None)
 
     def _source(self, entry: Entry) -> dict[str, Any] | None:
-        model = self._model(entry)
+        model = self._use(entry).model
         return blueprint_source(model) if model else None
 
-    def _model(self, entry: Entry) -> ModelSource | None:
-        known = self._models.get(entry.ref)
-        if known is not None and known[:2] == (entry.uid, entry.generation):
-            return known[2]
+    def _use(self, entry: Entry) -> _Use:
+        known = self._known.get(entry.ref)
+        if known is not None and (known.uid, known.generation) == (entry.uid, entry.generation):
+            return known
         model = _read(entry)
-        self._models[entry.ref] = (entry.uid, entry.generation, model)
-        before, after = (blueprint_name(each) if each else None for each in (known[2] if known else None, model))
-        for name in {before, after} - {None}:
-            if before != after:
-                self._changed(Ref(MODEL_BLUEPRINT.kind, entry.ref.namespace, str(name)))
-        return model
+        name = blueprint_name(model) if model else None
+        blueprint = None if name is None else Ref(MODEL_BLUEPRINT.kind, entry.ref.namespace, name)
+        use = self._known[entry.ref] = _Use(entry.uid, entry.generation, model, blueprint)
+        before = known.blueprint if known else None
+        if before != blueprint:
+            for changed in filter(None, (before, blueprint)):
+                self._changed(changed)
+        return use
 
 
 def _read(entry: Entry) -> ModelSource | None:
