@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -15,6 +16,7 @@ from tandem.local.unit import Cause, Phase, UnitStatus
 
 SHOWN_TAIL_LINES = 12
 _LINE_EVERY_SECONDS = 5.0
+_LOG_FIELDS = frozenset({"time", "level", "logger", "message", "exception"})
 _DONE = frozenset({Phase.READY, Phase.FAILED, Phase.STOPPED})
 
 
@@ -122,7 +124,21 @@ def show_tail(console: Console, cause: Cause) -> None:
     if cause.tail:
         _print(console, f"last lines of {cause.unit}:")
     for text in cause.tail[-SHOWN_TAIL_LINES:]:
-        _print(console, f"  {text}")
+        for line in _readable(text).splitlines():
+            _print(console, f"  {line}")
+
+
+def _readable(text: str) -> str:
+    """What a line of a log in JSON says, with its fields; other lines as they are."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(fields, dict) or not isinstance(fields.get("message"), str):
+        return text
+    told = (f"{key}={value}" for key, value in fields.items() if key not in _LOG_FIELDS)
+    trace = fields.get("exception")
+    return " ".join([fields["message"], *told]) + (f"\n{trace}" if trace else "")
 
 
 def _print(console: Console, text: str) -> None:

@@ -112,6 +112,26 @@ def test_the_last_lines_of_a_failed_process_are_shown_as_they_are(written):
 
 
 @pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (
+            '{"time": "t", "level": "info", "logger": "l", "message": "load step", "step": "config"}',
+            ["load step step=config"],
+        ),
+        ('{"level": "critical", "message": "error: a\\nerror: b"}', ["error: a", "error: b"]),
+        ('{"message": "crashed", "exception": "Traceback\\n  x"}', ["crashed", "Traceback", "  x"]),
+        ('{"detail": 5}', ['{"detail": 5}']),
+        ('{"message": 5}', ['{"message": 5}']),
+        ("[1]", ["[1]"]),
+        ("[" * 5000, ["[" * 5000]),
+    ],
+)
+def test_lines_of_a_log_in_json_are_shown_as_what_they_say(written, text, lines):
+    show_tail(Console(file=written, width=80), Cause(unit="u", reason="ended", exit=Exit(1), attempts=2, tail=(text,)))
+    assert written.getvalue().splitlines()[1:] == [f"  {line}" for line in lines]
+
+
+@pytest.mark.parametrize(
     ("code", "words"),
     [(0, "exit code 0"), (2, "exit code 2"), (137, "exit code 137, SIGKILL"), (143, "exit code 143, SIGTERM")],
 )
