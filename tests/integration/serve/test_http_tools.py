@@ -53,7 +53,7 @@ def with_template(model: LoadedModel, directory: Path, template: str, *, special
     return replace(model, tokenizer=tokenizer)
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -21,6 +21,8 @@ from tandem_serve.http.heads import BoundedHeads
 from tests.unit.serve import tiny
 from tests.unit.serve.live import Answer, LiveServer, live_server
 
+pytestmark = pytest.mark.integration
+
 JSON = {"content-type": "application/json"}
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 HALF = "\\ud800"

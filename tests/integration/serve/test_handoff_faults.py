@@ -16,6 +16,8 @@ from tests.unit.serve import handoffs, tiny
 from tests.unit.serve.handoffs import TEXT, Clock, alone, ask_prefill, counters, freed, network, offer, pair
 from tests.unit.serve.live import LiveServer, eventually, live_server
 
+pytestmark = pytest.mark.integration
+
 NEW = 8
 
 

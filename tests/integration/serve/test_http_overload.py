@@ -21,6 +21,8 @@ from tandem_serve.engine.loader import LoadedModel
 from tests.unit.serve import tiny
 from tests.unit.serve.live import LiveServer, live_server
 
+pytestmark = pytest.mark.integration
+
 LARGE = 190_000
 FULL = 6
 """So many of them fill the room for four of the largest: the first 64 KiB of each are free."""

@@ -13,6 +13,8 @@ from tandem_serve.engine.loader import LoadedModel
 from tests.unit.serve import tiny
 from tests.unit.serve.live import LiveServer, live_server
 
+pytestmark = pytest.mark.integration
+
 MESSAGES = [{"role": "user", "content": "the quick"}]
 
 
