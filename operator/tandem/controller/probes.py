@@ -13,6 +13,7 @@ from tandem.controller.rootcause import pod_cause
 from tandem.kube.cache import Cache, Entry, Ref
 from tandem.kube.resources import MODEL_BLUEPRINT
 
+_MARK = labels.BLUEPRINT.encode()
 Stage = Literal["starting", "running", "stuck", "over"]
 
 
@@ -37,7 +38,8 @@ class Probes:
 
     def note(self, entry: Entry) -> Ref | None:
         """Takes down a pod that came, changed or went; returns the ModelBlueprint that it is for, if any."""
-        name, _ = _owner(entry.object)
+        # Nearly all pods are workers', and their events are many: none of those is read for it.
+        name = _owner(entry.object)[0] if _MARK in entry.body else ""
         if not name:
             return None
         ref = Ref(MODEL_BLUEPRINT.kind, entry.ref.namespace, name)

@@ -91,6 +91,15 @@ def test_activation_is_what_was_measured_in_torch(model_type, dims, per_token):
     assert activation_bytes_per_token(from_config(config(model_type, dims)).structure, 2) == per_token
 
 
+QWEN3_235B = config(
+    "qwen3_moe",
+    (4096, 94, 64, 4, 128, 12288, 151936),
+    num_experts=128,
+    num_experts_per_tok=8,
+    moe_intermediate_size=1536,
+)
+
+
 @pytest.mark.parametrize(
     ("document", "billions", "active"),
     [
@@ -104,13 +113,7 @@ def test_activation_is_what_was_measured_in_torch(model_type, dims, per_token):
             17.2,
         ),
         (
-            config(
-                "qwen3_moe",
-                (4096, 94, 64, 4, 128, 12288, 151936),
-                num_experts=128,
-                num_experts_per_tok=8,
-                moe_intermediate_size=1536,
-            ),
+            QWEN3_235B,
             235.1,
             22.2,
         ),
@@ -137,14 +140,6 @@ def test_billions_of_the_model_cards(document, billions, active):
 
 def test_a_share_of_the_cache_is_what_an_engine_logged():
     """vLLM on four GPUs of 80 GB with Qwen3-235B-A22B in FP8: 178,880 tokens in 8.11 GiB of each."""
-    model = from_config(
-        config(
-            "qwen3_moe",
-            (4096, 94, 64, 4, 128, 12288, 151936),
-            num_experts=128,
-            num_experts_per_tok=8,
-            moe_intermediate_size=1536,
-        )
-    )
+    model = from_config(QWEN3_235B)
 
     assert 178_880 * counts.sequence_bytes(model.structure, 1, 2, across=4) == pytest.approx(8.11 * 2**30, rel=0.015)
