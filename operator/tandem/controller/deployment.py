@@ -123,7 +123,12 @@ class DeploymentReconciler:
         wish = await self._wish(entry, document)
         observed = self._observe(ref, entry)
         look_again = await self._hints.look(ref, observed.stuck)
-        ask_again = self._loading.look(ref, workers=observed.worker_pods, routers=observed.router_pods)
+        ask_again = self._loading.look(
+            ref,
+            workers=observed.worker_pods,
+            routers=observed.router_pods,
+            hands_off=_tells_of_handoffs(wish.deployment),
+        )
         done = _Round()
         if wish.rendered is not None and wish.deployment is not None:
             ledger = self._ledgers.of(entry, document)
@@ -280,7 +285,8 @@ class DeploymentReconciler:
             contests=ledger.repairs.contests,
             applied=ledger.applied,
             hints=self._hints.hints(entry.ref),
-            loading=self._loading.known(entry.ref),
+            told=self._loading.known(entry.ref),
+            hands_off=_tells_of_handoffs(wish.deployment),
             taking_over=not done.takeover.done,
             cluster_domain=self._cluster_domain,
         )
@@ -322,6 +328,11 @@ def _parse(entry: Entry, document: Mapping[str, Any]) -> ModelDeployment:
 
 def _declared(deployment: ModelDeployment) -> dict[str, int]:
     return {role: deployment.replicas(role) for role in deployment.role_names()}
+
+
+def _tells_of_handoffs(deployment: ModelDeployment | None) -> bool:
+    """Whether its decode workers tell of KV that they refuse."""
+    return deployment is not None and (deployment.spec.mode, deployment.spec.backend) == ("disagg", "torch")
 
 
 def _present(observed: Observed) -> dict[str, int]:

@@ -13,8 +13,9 @@ from tandem.controller.contest import Contest
 from tandem.controller.desired import Rendered
 from tandem.controller.facts import Pin
 from tandem.controller.fits import Judged
+from tandem.controller.handoff import REFUSED, hand_off
 from tandem.controller.hints import Hint
-from tandem.controller.loading import Loading, behind
+from tandem.controller.loading import Loading, Told, behind
 from tandem.controller.observed import Observed, Workload
 from tandem.controller.rootcause import Cause, first_cause, settled
 from tandem.manifests import names
@@ -42,8 +43,9 @@ class Situation:
 
     `declared` are the workers per role; `rendered` is None when the spec was refused for `problems`. `hindrance` says
     why objects could not be written, `contests` which of them somebody else keeps changing. `applied` are the digests
-    of the objects as written by now, by kind and name. `loading` says how far starting pods are, by name. `judged` says
-    whether it fits, `pin` with what facts it was rendered; `waits`: for facts, before workers are made.
+    of the objects as written by now, by kind and name. `told` is what its workers tell, `hands_off` whether they may
+    tell of refused KV. `judged` says whether it fits, `pin` with what facts it was rendered; `waits`: for facts, before
+    workers are made.
     """
 
     name: str
@@ -57,9 +59,10 @@ class Situation:
     contests: Sequence[Contest]
     applied: Mapping[tuple[str, str], str]
     hints: Mapping[str, Hint]
-    loading: Mapping[str, Loading]
+    told: Told
     taking_over: bool
     cluster_domain: str
+    hands_off: bool = False
     judged: Judged | None = None
     pin: Pin | None = None
     waits: bool = False
@@ -72,7 +75,8 @@ def next_status(situation: Situation, previous: Mapping[str, Any], *, now: datet
     router_cause = first_cause(*_evidence([router] if router else []), hints=situation.hints, now=now)
     found = next((view.cause for view in roles if view.cause), router_cause)
     cause = settled(cause_from(previous.get("rootCause")), found)
-    conditions = _conditions(situation, roles, router_cause, cause)
+    handed_off = hand_off(situation.told.refusals, previous.get("conditions") or ()) if situation.hands_off else None
+    conditions = _conditions(situation, roles, router_cause, cause, handed_off)
     generating = next((view for view in roles if view.role in GENERATING_ROLES), None)
     status: dict[str, Any] = {
         "observedGeneration": situation.generation,
@@ -113,7 +117,7 @@ def role_views(situation: Situation, previous: Mapping[str, Any], now: datetime)
                 is_complete=_is_complete(current, older, declared) if situation.rendered else _runs_on(mine),
                 cause=first_cause(*evidence, hints=situation.hints, now=now)
                 or _cause_of_replaced_pods(situation, previous, current),
-                loading=behind(evidence[1], situation.loading),
+                loading=behind(evidence[1], situation.told.loading),
             )
         )
     return views
@@ -175,7 +179,11 @@ def _evidence(workloads: Sequence[Workload]) -> tuple[list[Mapping[str, Any]], l
 
 
 def _conditions(
-    situation: Situation, roles: Sequence[RoleView], router_cause: Cause | None, cause: Cause | None
+    situation: Situation,
+    roles: Sequence[RoleView],
+    router_cause: Cause | None,
+    cause: Cause | None,
+    handed_off: Condition | None,
 ) -> list[Condition]:
     parts = [_valid(situation), *_fits(situation), *_rendered(situation), *_model_ready(situation, roles, cause)]
     parts += [_role_ready(view) for view in roles]
@@ -185,13 +193,13 @@ def _conditions(
     summary = [
         _ready(counted, cause, situation),
         _progressing(counted, hindering, cause, situation),
-        _degraded(hindering, cause, situation.contests),
+        _degraded(hindering, cause, situation.contests, handed_off),
     ]
     wrong = cause is not None or bool(hindering)
     if wrong and (serving := still_serving(situation.observed)):
         summary = [replace(part, message=f"{part.message}; {serving}") for part in summary]
     ready, *rest = summary
-    return [ready, *parts, *rest]
+    return [ready, *parts, *([handed_off] if handed_off else []), *rest]
 
 
 def still_serving(observed: Observed) -> str:
@@ -312,14 +320,18 @@ def _progressing(
     return false("Progressing", "Settled")
 
 
-def _degraded(hindering: Sequence[Condition], cause: Cause | None, contests: Sequence[Contest]) -> Condition:
+def _degraded(
+    hindering: Sequence[Condition], cause: Cause | None, contests: Sequence[Contest], handed_off: Condition | None
+) -> Condition:
     if hindering:
         return true("Degraded", hindering[0].reason, hindering[0].message)
     told = [str(contest) for contest in contests]
+    if handed_off is not None and not handed_off.holds:
+        told.append(handed_off.message)
     if cause is not None:
         return true("Degraded", cause.reason, "\n".join([_located(cause), *told]))
     if told:
-        return true("Degraded", "ObjectContested", "\n".join(told))
+        return true("Degraded", "ObjectContested" if contests else REFUSED, "\n".join(told))
     return false("Degraded", "AsExpected")
 
 

@@ -1,4 +1,4 @@
-"""How far workers have loaded reaches the status by way of the router, and takes no more writes than it has news."""
+"""What workers tell reaches the status by way of the router, and takes no more writes than it has news."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ class Router:
 
     def __init__(self) -> None:
         self.workers: list[dict[str, Any]] = []
+        self.refused: list[dict[str, Any]] = []
         self.asked = 0
         router = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 router.asked += 1
-                body = json.dumps({"workers": router.workers}).encode()
+                body = json.dumps({"workers": router.workers, "refused_handoffs": router.refused}).encode()
                 self.send_response(200 if self.path == "/loading" else 404)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -104,3 +105,32 @@ def test_loading_is_shown_while_it_goes_on_and_gone_when_workers_are_ready(
     space.wait_condition("Ready", "True")
     assert shown(space) == {"prefill": None, "decode": None}
     assert "rootCause" not in space.status()
+
+
+def test_a_refused_hand_off_becomes_a_condition_and_heals(
+    plane: ControlPlane, space: Space, node: ToldNode, router: Router
+) -> None:
+    node.behave = starting  # as long as something loads, the router is asked every few seconds
+    space.create(**DISAGG)
+    pods = eventually(lambda: space.pods("tandem.dev/role=decode"), lambda found: len(found) == 2)
+    router.tells(pods, 31 * GB // 10)
+    space.wait_condition("HandOff", "True", "Accepted")
+    name = pods[0]["metadata"]["name"]
+    message = "protocol is 'tandem-kv/3' at the prefill worker and 'tandem-kv/4' here"
+    router.refused = [{"name": name, "revision": "r", "reason": "protocol", "message": message}]
+    space.wait_condition("HandOff", "False", "HandoffRefused")
+    told = condition(space.get(), "HandOff")["message"]
+    assert name in told
+    assert message in told
+    assert "same image" in told
+    assert condition(space.get(), "Degraded")["reason"] == "HandoffRefused"
+
+    since, asked = plane.audit_offset(), router.asked
+    eventually(lambda: router.asked, lambda count: count >= asked + 2)
+    assert writes(plane, since, space.namespace) == [], "what is known is not written again"
+
+    router.refused = []
+    space.wait_condition("HandOff", "True", "Accepted")
+    assert condition(space.get(), "Degraded")["status"] == "False"
+    node.behave = with_address
+    space.wait_condition("Ready", "True")

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from tandem.controller.loading import Loading, LoadingReader, RouterSource, behind, is_loading, read_answer
+from tandem.controller.loading import (
+    Loading,
+    LoadingReader,
+    Refusal,
+    RouterSource,
+    Told,
+    behind,
+    is_loading,
+    read_answer,
+)
 from tandem.kube.cache import Ref
 from tests.unit.controller.samples import ended, pod, running
 from tests.unit.kube.fakes import FakeClock, settle
@@ -75,7 +83,15 @@ def test_of_several_workers_the_one_with_most_to_go_is_shown() -> None:
     ],
 )
 def test_an_answer_that_is_not_understood_tells_nothing(body: bytes) -> None:
-    assert read_answer(body) == {}
+    assert read_answer(body) == Told()
+
+
+def test_refused_kv_is_read_with_the_worker_and_what_differs() -> None:
+    refused = {"name": "d-0", "revision": "r1", "reason": "dtype", "message": "dtype is 'F32' there"}
+    body = {"workers": [], "refused_handoffs": [refused]}
+    assert read_answer(json.dumps(body).encode()) == Told({}, (Refusal("d-0", "dtype", "dtype is 'F32' there"),))
+    assert read_answer(b'{"workers": [], "refused_handoffs": []}') == Told({}, ())
+    assert read_answer(b'{"workers": [], "refused_handoffs": [{"name": "d-0"}]}') == Told()
 
 
 class Routers:
@@ -83,13 +99,13 @@ class Routers:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.answer: Mapping[str, Loading] = {}
+        self.answer = Told()
         self.asked: list[tuple[float, str]] = []
         self.news: list[Ref] = []
         self.answering = asyncio.Event()
         self.answering.set()
 
-    async def loading(self, address: str) -> Mapping[str, Loading]:
+    async def ask(self, address: str) -> Told:
         self.asked.append((self.clock.seconds - 1000, address))
         await self.answering.wait()
         return self.answer
@@ -98,8 +114,10 @@ class Routers:
         return LoadingReader(self, self.clock, changed=self.news.append)
 
 
-async def look(reader: LoadingReader, *workers: dict[str, Any], routers: Any = (ROUTER,)) -> float | None:
-    wait = reader.look(CHAT, workers=workers, routers=routers)
+async def look(
+    reader: LoadingReader, *workers: dict[str, Any], routers: Any = (ROUTER,), hands_off: bool = False
+) -> float | None:
+    wait = reader.look(CHAT, workers=workers, routers=routers, hands_off=hands_off)
     await settle()
     return wait
 
@@ -108,12 +126,12 @@ async def test_a_loading_worker_is_asked_every_few_seconds_and_news_are_told() -
     routers = Routers()
     async with routers.reader() as reader:
         for second in range(12):
-            routers.answer = {NAME: Loading(second * GB // 10, 4 * GB)}
+            routers.answer = Told({NAME: Loading(second * GB // 10, 4 * GB)})
             assert await look(reader, STARTING)
             await routers.clock.advance(1)
         assert routers.asked == [(0, "10.0.0.7"), (5, "10.0.0.7"), (10, "10.0.0.7")]
         assert routers.news == [CHAT] * 3
-        assert reader.known(CHAT) == {NAME: Loading(GB, 4 * GB)}
+        assert reader.known(CHAT).loading == {NAME: Loading(GB, 4 * GB)}
 
 
 async def test_an_answer_is_not_waited_for_and_a_second_is_not_asked_for_meanwhile() -> None:
@@ -130,7 +148,7 @@ async def test_bytes_that_change_nothing_that_is_shown_are_no_news() -> None:
     routers = Routers()
     async with routers.reader() as reader:
         for more in (0, 1, 2, 3):
-            routers.answer = {NAME: Loading(GB + more, 4 * GB)}
+            routers.answer = Told({NAME: Loading(GB + more, 4 * GB)})
             await look(reader, STARTING)
             await routers.clock.advance(5)
         assert len(routers.asked) == 4
@@ -163,15 +181,54 @@ async def test_nobody_is_asked_when_nothing_loads_or_no_router_is_ready() -> Non
 
 async def test_a_worker_that_is_ready_is_forgotten_and_a_late_answer_is_no_news() -> None:
     routers = Routers()
-    routers.answer = {NAME: Loading(GB, 4 * GB)}
+    routers.answer = Told({NAME: Loading(GB, 4 * GB)})
     routers.answering.clear()
     async with routers.reader() as reader:
         await look(reader, STARTING)
         assert await look(reader, running(ready=True)) is None
         routers.answering.set()
         await settle()
-        assert reader.known(CHAT) == {}
+        assert reader.known(CHAT) == Told()
         assert routers.news == []
+
+
+async def test_while_nothing_loads_refused_kv_is_asked_for_every_minute_and_told_once() -> None:
+    routers, refusals = Routers(), (Refusal("d-0", "protocol", "another version"),)
+    routers.answer = Told({}, ())
+    async with routers.reader() as reader:
+        for minute in range(6):
+            if minute == 3:
+                routers.answer = Told({}, refusals)
+            assert await look(reader, running(ready=True), hands_off=True) is None, "no reconcile is needed"
+            await routers.clock.advance(60)
+        assert len(routers.asked) == 7
+        assert routers.news == [CHAT] * 2, "that it tells at all, and what"
+        assert reader.known(CHAT) == Told({}, refusals)
+
+
+async def test_what_is_refused_now_and_then_is_forgotten_only_after_some_answers() -> None:
+    routers, refusals = Routers(), (Refusal("d-0", "protocol", "another version"),)
+    async with routers.reader() as reader:
+        shown = []
+        for told in (refusals, (), refusals, None, (), (), ()):
+            routers.answer = Told({}, told)
+            await look(reader, running(ready=True), hands_off=True)
+            await routers.clock.advance(60 if shown else 0)
+            shown.append(reader.known(CHAT).refusals)
+        assert shown == [refusals] * 6 + [()]
+        assert routers.news == [CHAT] * 2
+
+
+async def test_a_worker_that_begins_to_load_is_asked_for_at_once() -> None:
+    routers = Routers()
+    async with routers.reader() as reader:
+        await look(reader, running(ready=True), hands_off=True)
+        await routers.clock.advance(1)
+        assert await look(reader, STARTING, hands_off=True) == 5
+        assert len(routers.asked) == 2
+        await look(reader)
+        await routers.clock.advance(600)
+        assert len(routers.asked) == 2, "it is forgotten"
 
 
 async def serve(handler: Any) -> tuple[web.AppRunner, int]:
@@ -187,10 +244,10 @@ async def serve(handler: Any) -> tuple[web.AppRunner, int]:
 @pytest.mark.parametrize(
     ("status", "body", "found"),
     [
-        (200, {"workers": [{"name": "a", "loaded_bytes": 1, "total_bytes": 3}]}, {"a": Loading(1, 3)}),
-        (200, {"workers": [], "filler": "x" * 100_000}, {}),
-        (404, {"workers": [{"name": "a", "loaded_bytes": 1, "total_bytes": 3}]}, {}),
-        (302, {}, {}),
+        (200, {"workers": [{"name": "a", "loaded_bytes": 1, "total_bytes": 3}]}, Told({"a": Loading(1, 3)})),
+        (200, {"workers": [], "filler": "x" * 100_000}, Told()),
+        (404, {"workers": [{"name": "a", "loaded_bytes": 1, "total_bytes": 3}]}, Told()),
+        (302, {}, Told()),
     ],
 )
 async def test_a_router_is_asked_over_http(status: int, body: Any, found: Any) -> None:
@@ -201,12 +258,12 @@ async def test_a_router_is_asked_over_http(status: int, body: Any, found: Any) -
     runner, port = await serve(answer)
     try:
         async with RouterSource(port=port) as source:
-            assert await source.loading("127.0.0.1") == found
+            assert await source.ask("127.0.0.1") == found
     finally:
         await runner.cleanup()
 
 
 async def test_a_router_that_cannot_be_reached_tells_nothing() -> None:
     async with RouterSource(port=1) as source:
-        assert await source.loading("127.0.0.1") == {}
-        assert await source.loading("::1") == {}
+        assert await source.ask("127.0.0.1") == Told()
+        assert await source.ask("::1") == Told()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from tandem.api.status import DeploymentStatus
 from tandem.controller.conditions import Condition, as_status, false, find, true
 from tandem.controller.contest import Contest
 from tandem.controller.events import Transition, transition
-from tandem.controller.loading import Loading
+from tandem.controller.loading import Loading, Refusal, Told
 from tandem.controller.patch import merge_patch
 from tandem.controller.status import Situation, next_status
 from tandem.kube.cache import Ref
@@ -36,7 +37,7 @@ def situation(world: World, **changes: Any) -> Situation:
         "contests": (),
         "applied": {(d.ref.kind, d.ref.name): d.digest for d in world.rendered.objects},
         "hints": {},
-        "loading": {},
+        "told": Told(),
         "taking_over": False,
         "cluster_domain": "cluster.local",
     }
@@ -115,15 +116,37 @@ def test_how_far_a_starting_worker_has_loaded_is_shown_until_it_is_ready() -> No
     world = World(**DISAGG)
     world.apply_all()
     world.put_pod(running(ready=False, started=False), role="decode", name="d-0")
-    loading = {"d-0": Loading(3_100_000_000, 14_900_000_000)}
-    status = status_of(world, loading=loading)
+    told = Told({"d-0": Loading(3_100_000_000, 14_900_000_000)})
+    status = status_of(world, told=told)
     assert status["roles"]["decode"]["loading"] == "3.1/14.9 GB"
     assert "loading" not in status["roles"]["prefill"]
     decode = find(status["conditions"], "DecodeReady")
     assert decode is not None
     assert decode["message"] == "0 of 2 workers ready, loading 3.1/14.9 GB"
     world.put_pod(running(ready=True), role="decode", name="d-0")
-    assert "loading" not in status_of(world, status, loading=loading)["roles"]["decode"]
+    assert "loading" not in status_of(world, status, told=told)["roles"]["decode"]
+
+
+def test_a_refused_hand_off_is_a_condition_until_it_heals() -> None:
+    world = serving(**DISAGG)
+
+    def now_told(previous: dict[str, Any] | None, *refusals: Refusal) -> dict[str, Any]:
+        return status_of(world, previous, hands_off=True, told=Told({}, refusals))
+
+    other = Refusal("d-1", "protocol", "protocol is 'tandem-kv/3' at the prefill worker and 'tandem-kv/4' here")
+    status = now_told(None, other, replace(other, pod="d-0"))
+    assert shown(status)["HandOff"] == ("False", "HandoffRefused")
+    assert shown(status)["Degraded"] == ("True", "HandoffRefused")
+    assert shown(status)["Ready"] == ("True", "Serving"), "decode workers compute the prompts themselves"
+    message = message_of(status, "HandOff")
+    assert message.startswith("pod d-0 (and 1 more) refuses KV of its prefill workers, protocol: protocol is")
+    assert "give both the same image" in message
+    assert status_of(world, status, hands_off=True) == status, "nobody tells: as it was"
+    healed = now_told(status)
+    assert shown(healed)["HandOff"] == ("True", "Accepted")
+    assert shown(healed)["Degraded"] == ("False", "AsExpected")
+    assert "HandOff" not in shown(status_of(world, hands_off=True)), "nobody has told yet"
+    assert "HandOff" not in shown(status_of(world, status)), "it does not hand off any more"
 
 
 def test_an_edit_that_is_rolling_is_not_ready_although_old_workers_serve() -> None:
