@@ -10,13 +10,17 @@ from pathlib import Path
 
 import aiohttp
 
+from tandem_serve.engine import decode_graphs
 from tandem_serve.engine import device as devices
 from tandem_serve.engine.client import EngineClient
 from tandem_serve.engine.core import EngineCore
+from tandem_serve.engine.cuda_recorder import recorder_for
+from tandem_serve.engine.decode_graphs import Recorder
 from tandem_serve.engine.grammar import GrammarCompiler
 from tandem_serve.engine.kv_cache import KvLayout, KvMemory
 from tandem_serve.engine.loader import LoadedModel, LoadOptions, load
 from tandem_serve.engine.progress import LoadProgress
+from tandem_serve.engine.runner import Runner
 from tandem_serve.engine.scheduler import SchedulerLimits
 from tandem_serve.engine.text import TextCodec
 from tandem_serve.engine.thread import EngineThread
@@ -59,7 +63,8 @@ def start_engine(
     """Loads the model and starts its thread. Raises `StartError`."""
     model = load(load_options(settings, directory), progress)
     with progress.step("ready"):
-        core = build_core(settings, model)
+        recorder = recorder_for(model.device) if settings.cuda_graphs else None
+        core = build_core(settings, model, recorder=recorder)
         thread = EngineThread(core.engine, sink=sink, clock=time.monotonic)
         thread.start()
     return Engine(core=core, thread=thread)
@@ -77,13 +82,21 @@ def load_options(settings: Settings, directory: Path) -> LoadOptions:
     )
 
 
-def build_core(settings: Settings, model: LoadedModel, *, clock: Callable[[], float] = time.monotonic) -> Core:
-    """An engine for a loaded model. Raises `StartError` when there is no memory for KV."""
-    capacity = kv_capacity(settings, model.layout, model.max_model_len)
-    memory = KvMemory(model.layout, capacity_tokens=capacity)
+def build_core(
+    settings: Settings,
+    model: LoadedModel,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    recorder: Recorder | None = None,
+) -> Core:
+    """An engine for a loaded model, whose decode steps are recorded if there is a `recorder`.
+
+    Raises `StartError` when there is no memory for KV.
+    """
+    memory, runner = _memory_and_runner(settings, model, recorder)
     codec = TextCodec(model.tokenizer, vocab_size=model.vocab_size)
     engine = EngineCore(
-        runner=model.runner,
+        runner=runner,
         memory=memory,
         limits=SchedulerLimits(
             max_running=settings.max_num_seqs,
@@ -117,17 +130,33 @@ def _tokenizer_directory(settings: Settings, directory: Path) -> Path | None:
     return Path(base)
 
 
-def kv_capacity(settings: Settings, layout: KvLayout, max_model_len: int) -> int:
-    """Tokens of the KV pool: as told, else what all running sequences may need, within the free memory."""
+def _memory_and_runner(settings: Settings, model: LoadedModel, recorder: Recorder | None) -> tuple[KvMemory, Runner]:
+    """The KV memory, beside what recorded steps take, and the runner on it."""
+    sizes = decode_graphs.shapes(max_sequences=settings.max_num_seqs, max_tokens=model.max_model_len)
+    taken = None
+    if recorder is not None:
+        taken = decode_graphs.bytes_for(model.runner, model.layout, recorder, sizes)
+    capacity = kv_capacity(settings, model.layout, model.max_model_len, taken=taken or 0)
+    memory = KvMemory(model.layout, capacity_tokens=capacity)
+    if recorder is None or taken is None:
+        return memory, model.runner
+    return memory, decode_graphs.record(model.runner, memory, recorder, sizes)
+
+
+def kv_capacity(settings: Settings, layout: KvLayout, max_model_len: int, *, taken: int = 0) -> int:
+    """Tokens of the KV pool: as told, else what all running sequences may need, within the free memory.
+
+    `taken`: bytes of the free memory that something else will need.
+    """
     if settings.kv_cache_tokens is not None:
         return settings.kv_cache_tokens
     wanted = settings.max_num_seqs * max_model_len
     if layout.device.type == "cuda":
         import torch
 
-        free = int(torch.cuda.mem_get_info(layout.device)[0] * _CUDA_MEMORY_SHARE)
+        free = int((torch.cuda.mem_get_info(layout.device)[0] - taken) * _CUDA_MEMORY_SHARE)
     else:
-        free = int(devices.memory_available() * _MEMORY_SHARE)
+        free = int((devices.memory_available() - taken) * _MEMORY_SHARE)
     affordable = free // layout.bytes_per_token
     if affordable < 16:
         raise usage_error(

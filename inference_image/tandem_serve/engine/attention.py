@@ -10,15 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
 from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
+from tandem_serve.engine.device import to_device
 from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
 
 NAME = "tandem_packed"
+
+
+class UnknownRuleError(Exception):
+    """A model attends by a rule that the packed attention does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +51,37 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """All tokens that some spans of one token may see, side by side and filled up to the longest."""
+    """The blocks of some spans of one token, filled up to the longest with the block of zeros."""
 
-    rows: Tensor
-    """Where in the memory: [spans, tokens]."""
+    blocks: Tensor
+    """[spans, blocks]."""
     stops: Tensor
-    """Position after the last token of each: [spans, 1]."""
+    """Position after the last token of each: [spans]."""
     masks: dict[int | None, Tensor] = field(default_factory=dict)
     """By sliding window: [spans, 1, 1, tokens], made when the first layer asks."""
+    ends: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    """One entry, made when the first layer asks: see `end`."""
 
     def mask(self, window: int | None) -> Tensor:
         """Which of the tokens each span sees."""
         if window not in self.masks:
-            places = torch.arange(self.rows.shape[1], device=self.rows.device)
-            seen = places < self.stops
+            places = torch.arange(self.blocks.shape[1] * BLOCK_TOKENS, device=self.blocks.device)
+            stops = self.stops[:, None]
+            seen = places < stops
             if window is not None:
-                seen &= places >= self.stops - window
+                seen &= places >= stops - window
             self.masks[window] = seen[:, None, None, :]
         return self.masks[window]
+
+    def end(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The last block in use: number of the span, of the block in it, and which of its tokens are not written."""
+        if not self.ends:
+            device = self.blocks.device
+            last = torch.div(self.stops - 1, BLOCK_TOKENS, rounding_mode="floor")
+            places = last[:, None] * BLOCK_TOKENS + torch.arange(BLOCK_TOKENS, device=device)
+            unwritten = places >= self.stops[:, None]
+            self.ends.append((torch.arange(len(last), device=device), last, unwritten[None, :, :, None, None]))
+        return self.ends[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +93,8 @@ class PackedBatch:
     singles: int
     rows: Tensor
     """Where in the memory the KV of each token goes."""
+    together: bool
+    """See `attends_together`."""
     gathered: Gathered | None
     """The spans of one token, when they attend together."""
     windows: dict[int, int | None] = field(default_factory=dict)
@@ -94,17 +117,21 @@ def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]], *, together
     for span in spans:
         for _, row, count in span.kv.pieces(span.start, span.stop):
             rows.extend(range(row, row + count))
-    gathered = _gather(spans[:singles], memory.layout.device) if together and singles else None
-    return PackedBatch(memory, spans, singles, torch.tensor(rows, device=memory.layout.device), gathered)
+    device = memory.layout.device
+    gathered = None
+    if together and singles:
+        stops = np.array([span.stop for span in spans[:singles]], dtype=np.int64)
+        table = np.full((singles, blocks_for(int(stops.max()))), memory.zeros, dtype=np.int64)
+        for line, span in zip(table, spans[:singles], strict=True):
+            fill_line(line, span.kv, span.stop)
+        gathered = Gathered(to_device(table, device), to_device(stops, device))
+    return PackedBatch(memory, spans, singles, to_device(np.array(rows, dtype=np.int64), device), together, gathered)
 
 
-def _gather(spans: tuple[Span, ...], device: torch.device) -> Gathered:
-    counts = [blocks_for(span.stop) for span in spans]
-    longest = max(counts)
-    blocks = [[*span.kv.blocks[:count], *([0] * (longest - count))] for span, count in zip(spans, counts, strict=True)]
-    first_rows = torch.tensor(blocks, device=device).unsqueeze(2) * BLOCK_TOKENS
-    rows = (first_rows + torch.arange(BLOCK_TOKENS, device=device)).view(len(spans), -1)
-    return Gathered(rows, torch.tensor([[span.stop] for span in spans], device=device))
+def fill_line(line: NDArray[np.int64], kv: SequenceKv, stop: int) -> None:
+    """Writes the blocks of the tokens before `stop` to the beginning of a line of `Gathered.blocks`."""
+    count = blocks_for(stop)
+    line[:count] = kv.table[:count]
 
 
 def packed_attention(
@@ -118,16 +145,18 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    position_bias: Tensor | None = None,
     s_aux: Tensor | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Stores the new keys and values, then attends sequence by sequence over what each has stored.
 
-    query is [1, heads, T, head_dim], key and value [1, kv_heads, T, head_dim]; returns [1, T, heads, head_dim].
+    query is [1, heads, T, head_dim], key and value [1, kv_heads, T, head_dim]; returns [1, T, heads, head_dim]. Raises
+    `UnknownRuleError` when the model asks for something else besides.
     """
-    if position_bias is not None:
-        raise NotImplementedError("position biases are not known to the packed attention")
+    # What else may come along are options of the model (numbers, yes and no), and the places of the tokens.
+    unknown = [name for name, value in others.items() if isinstance(value, Tensor) and name != "position_ids"]
+    if unknown:
+        raise UnknownRuleError(f"its layers attend by {', '.join(unknown)}, which the packed attention does not know")
     layer: Any = module.layer_idx
     packed.windows[layer] = sliding_window
     new = torch.cat((key, value)).transpose(1, 2)
@@ -139,7 +168,7 @@ def packed_attention(
     out = []
     if packed.gathered is not None:
         of_singles = grouped[:, :, : packed.singles].permute(2, 0, 1, 3)
-        attended = _together(of_singles, packed.gathered, packed.memory.rows[layer], rules)
+        attended = _gathered(of_singles, packed.gathered, packed.memory.rows[layer], rules)
         out.append(attended.reshape(packed.singles, heads, head_dim))
     elif packed.singles:
         singles = enumerate(packed.spans[: packed.singles])
@@ -147,7 +176,7 @@ def packed_attention(
         out.append(torch.cat(parts).view(packed.singles, heads, head_dim))
     begin = packed.singles
     for span in packed.spans[packed.singles :]:
-        out.append(_chunk(query.narrow(2, begin, span.count), span, rules))
+        out.append(_chunk(query.narrow(2, begin, span.count), span, rules, together=packed.together))
         begin += span.count
     return (out[0] if len(out) == 1 else torch.cat(out)).unsqueeze(0), None
 
@@ -177,41 +206,48 @@ def _single(query: Tensor, span: Span, rules: _Rules) -> Tensor:
     return F.scaled_dot_product_attention(query.unsqueeze(0), keys, values, scale=rules.scaling)
 
 
-def _together(query: Tensor, gathered: Gathered, rows: Tensor, rules: _Rules) -> Tensor:
+def _gathered(query: Tensor, gathered: Gathered, rows: Tensor, rules: _Rules) -> Tensor:
     """Spans of one token in one call, query [spans, kv_heads, group, head_dim] -> the same."""
     mask = gathered.mask(rules.window)
+    blocks = rows.view(2, -1, BLOCK_TOKENS, *rows.shape[2:])
+    both = blocks[:, gathered.blocks]  # [2 (keys, values), spans, blocks, tokens, kv_heads, head_dim]
     # Memory that was not written may hold what is no number: a mask alone would not keep that out.
-    unseen = ~mask[None, :, 0, 0, :, None, None]
-    both = rows[:, gathered.rows].masked_fill(unseen, 0)  # [2 (keys, values), spans, tokens, kv_heads, head_dim]
-    keys, values = both.transpose(2, 3).unbind(0)
+    spans, last, unwritten = gathered.end()
+    both[:, spans, last] = both[:, spans, last].masked_fill(unwritten, 0)
+    keys, values = both.flatten(2, 3).transpose(2, 3).unbind(0)
     if not rules.plain:
         return _special(query, keys, values, mask, rules)
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=rules.scaling)
 
 
-def _chunk(query: Tensor, span: Span, rules: _Rules) -> Tensor:
+def _chunk(query: Tensor, span: Span, rules: _Rules, *, together: bool) -> Tensor:
     """Several tokens of one sequence, query [1, heads, count, head_dim] -> [count, heads, head_dim]."""
     window = rules.window if rules.window is not None and rules.window < span.stop else None
     keys, values = span.kv.read(rules.layer, span.first_seen(window), span.stop)
-    mask = _mask(span, window, query.device)
-    _, kv_heads, _, head_dim = keys.shape
-    if not rules.plain:
-        if mask is None:
-            mask = torch.ones(span.count, span.count, dtype=torch.bool, device=query.device).tril()
-        grouped = query.reshape(1, kv_heads, -1, head_dim)  # the tokens of each head, head by head
-        repeated = mask.repeat(query.shape[1] // kv_heads, 1)
-        attended = _special(grouped, keys, values, repeated, rules).view(query.shape)
-    else:
+    grouped = keys.shape[1] != query.shape[1]
+    if together and rules.plain and window is None and span.start and query.dtype != torch.float32:
+        # The kernel that takes no mask, so needs no memory for one.
+        bias: Any = causal_lower_right(span.count, span.stop)
         attended = F.scaled_dot_product_attention(
-            query,
-            keys,
-            values,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=rules.scaling,
-            enable_gqa=kv_heads != query.shape[1],
+            query, keys, values, attn_mask=bias, scale=rules.scaling, enable_gqa=grouped
         )
-    return attended[0].transpose(0, 1)
+        return attended[0].transpose(0, 1)
+    mask = _mask(span, window, query.device)
+    if rules.plain and (mask is None or not together):
+        attended = F.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, is_causal=mask is None, scale=rules.scaling, enable_gqa=grouped
+        )
+        return attended[0].transpose(0, 1)
+    if mask is None:
+        mask = torch.ones(span.count, span.count, dtype=torch.bool, device=query.device).tril()
+    _, kv_heads, _, head_dim = keys.shape
+    of_each = query.reshape(1, kv_heads, -1, head_dim)  # the tokens of each head, head by head
+    repeated = mask.repeat(query.shape[1] // kv_heads, 1)
+    if rules.plain:  # a GPU's kernels take a mask or groups of heads, not both
+        attended = F.scaled_dot_product_attention(of_each, keys, values, attn_mask=repeated, scale=rules.scaling)
+    else:
+        attended = _special(of_each, keys, values, repeated, rules)
+    return attended.reshape(query.shape)[0].transpose(0, 1)
 
 
 def _mask(span: Span, window: int | None, device: torch.device) -> Tensor | None:

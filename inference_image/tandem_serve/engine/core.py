@@ -18,7 +18,7 @@ from tandem_serve.engine.decoder import TextDecoder
 from tandem_serve.engine.detokenizer import Decode
 from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
 from tandem_serve.engine.pace import Pace
-from tandem_serve.engine.runner import ModelRunner
+from tandem_serve.engine.runner import Runner, kv_of
 from tandem_serve.engine.scheduler import Chunk, Scheduler, SchedulerLimits
 from tandem_serve.engine.sequence import Sequence, Stage
 from tandem_serve.engine.types import EngineStats, Finish, FinishReason, SequenceRequest, TokenLogprob, Update
@@ -35,7 +35,7 @@ class EngineCore:
     def __init__(
         self,
         *,
-        runner: ModelRunner,
+        runner: Runner,
         memory: KvMemory,
         limits: SchedulerLimits,
         decode: Decode,
@@ -77,9 +77,7 @@ class EngineCore:
         sequence.stage = Stage.RUNNING  # stays so when this fails: what is missing is computed here then
         if part.first != sequence.computed:
             raise ValueError(f"KV from token {part.first} where {sequence.computed} comes next")
-        if sequence.kv is None:
-            sequence.kv = self._memory.view(sequence.blocks)
-        part.copy_into(sequence.kv)
+        part.copy_into(kv_of(sequence, self._memory))
         sequence.computed += part.count
         self.scheduler.register(sequence)
         self.stats.prompt_tokens_transferred += part.count
@@ -150,7 +148,6 @@ class EngineCore:
                 rows.append(begin - 1)
         began = self._clock()
         logits = self.runner.forward(plan, rows, self._memory)
-        self._learn(plan, self._clock() - began)
         sampled_rows, sequences = [], []
         for chunk, first, count in wanted:
             sequence = chunk.sequence
@@ -164,9 +161,13 @@ class EngineCore:
                 sequences.append(sequence)
         self.stats.steps += 1
         self.stats.batch_sizes[len(plan)] = self.stats.batch_sizes.get(len(plan), 0) + 1
-        if not sequences:
-            return []
-        return self._sample(logits if len(sampled_rows) == len(rows) else logits[sampled_rows], sequences)
+        chosen = self._choose(logits if len(sampled_rows) == len(rows) else logits[sampled_rows], sequences)
+        if sequences or self.runner.device.type == "cpu":  # else the step has been started only
+            self._learn(plan, self._clock() - began)
+        return [
+            self._commit_safely(sequence, token, logprobs)
+            for sequence, (token, logprobs) in zip(sequences, chosen, strict=True)
+        ]
 
     def _learn(self, plan: tuple[Chunk, ...], seconds: float) -> None:
         prompt_tokens = sum(chunk.count for chunk in plan if chunk.count > 1)
@@ -174,17 +175,21 @@ class EngineCore:
         self._pace.learn(decoding=decoding, prompt_tokens=prompt_tokens, seconds=seconds)
 
     @torch.inference_mode()
-    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Update]:
+    def _choose(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[tuple[int, tuple[TokenLogprob, ...]]]:
+        """The next token of each sequence, with its log probability where that is wanted."""
+        if not sequences:
+            return []
         params = [sequence.request.sampling for sequence in sequences]
         own = self._change(logits, sequences)
         tokens = sampling.sample(logits, params, [sequence.generator for sequence in sequences])
-        updates = []
-        for row, (sequence, param, token) in enumerate(zip(sequences, params, tokens, strict=True)):
-            logprobs: tuple[TokenLogprob, ...] = ()
-            if param.logprobs is not None:
-                logprobs = (sampling.token_logprob(own.get(row, logits[row]), token, param.logprobs),)
-            updates.append(self._commit_safely(sequence, token, logprobs))
-        return updates
+        asked = [(row, param.logprobs) for row, param in enumerate(params) if param.logprobs is not None]
+        found = sampling.token_logprobs(
+            [own.get(row, logits[row]) for row, _ in asked],
+            tokens=[tokens[row] for row, _ in asked],
+            alternatives=[count for _, count in asked],
+        )
+        of_row = {row: (logprob,) for (row, _), logprob in zip(asked, found, strict=True)}
+        return [(token, of_row.get(row, ())) for row, token in enumerate(tokens)]
 
     def _change(self, logits: torch.Tensor, sequences: list[Sequence]) -> dict[int, torch.Tensor]:
         """Turns the model's logits, in place, into those that tokens are chosen by.

@@ -6,7 +6,10 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -23,10 +26,21 @@ def choose_device() -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`name` is auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA and float32 elsewhere."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return _DTYPES[name]
+    """`name` is auto, float32, bfloat16 or float16.
+
+    auto is bfloat16 on GPUs that compute with it, float16 on older ones, and float32 elsewhere.
+    """
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def to_device(numbers: NDArray[np.int64 | np.float64], device: torch.device) -> Tensor:
+    """The same numbers on a device. On a GPU they are on their way when this returns: nothing waits for it."""
+    host = torch.from_numpy(numbers)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

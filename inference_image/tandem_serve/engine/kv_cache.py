@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
@@ -32,13 +34,18 @@ class KvLayout:
 
 
 class KvMemory:
-    """The blocks. On the CPU a block becomes resident when it is first written."""
+    """The blocks, and two more that no sequence has. On the CPU a block becomes resident when it is first written."""
 
     def __init__(self, layout: KvLayout, *, capacity_tokens: int) -> None:
         self.layout = layout
         self.blocks = blocks_for(capacity_tokens)
-        shape = (layout.layers, 2, self.blocks * BLOCK_TOKENS, layout.kv_heads, layout.head_dim)
+        self.zeros = self.blocks
+        """A block of zeros, for reading where there is nothing to read."""
+        self.waste = self.blocks + 1
+        """A block that is never read, for what nobody wants."""
+        shape = (layout.layers, 2, (self.blocks + 2) * BLOCK_TOKENS, layout.kv_heads, layout.head_dim)
         self.data = torch.empty(shape, dtype=layout.dtype, device=layout.device)
+        self.data.narrow(2, self.zeros * BLOCK_TOKENS, BLOCK_TOKENS).zero_()
         self.rows = self.data.unbind(0)
         """Of each layer: [2 (keys, values), tokens of all blocks, kv_heads, head_dim]."""
 
@@ -64,11 +71,13 @@ class Run:
 class SequenceKv:
     """Views of one sequence's blocks, made once."""
 
-    __slots__ = ("blocks", "memory", "runs")
+    __slots__ = ("blocks", "memory", "runs", "table")
 
     def __init__(self, memory: KvMemory, blocks: tuple[int, ...]) -> None:
         self.memory = memory
         self.blocks = blocks
+        self.table: NDArray[np.int64] = np.array(blocks, dtype=np.int64)
+        """The same as an array."""
         self.runs = tuple(_runs(memory, blocks))
 
     def row(self, token: int) -> int:

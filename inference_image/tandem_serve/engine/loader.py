@@ -73,7 +73,7 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     with progress.step("config"):
         config, model_class = _configure(options, checkpoint)
         max_model_len = _max_model_len(options, config)
-        support.refuse_unsupported(config, model_class)
+        support.refuse_unsupported(config, model_class, max_model_len=max_model_len)
     with progress.step("tokenizer"):
         tokenizer = _tokenizer(options)
     with progress.step("weights"):

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tandem_serve.engine import support
+from tandem_serve.engine.attention import UnknownRuleError
 from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
 from tandem_serve.engine.kv_cache import KvLayout, KvMemory
 from tandem_serve.engine.runner import ModelRunner
@@ -20,7 +21,8 @@ from tandem_serve.problems import load_error
 
 _LENGTHS = (11, 5)
 _CHUNKS = ((0, 4), (4, 6), (10, 1))  # of the first sequence: start and count
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
+"""How far logits may be from those of the model, in standard deviations."""
 
 
 def check(model: PreTrainedModel, layout: KvLayout) -> ModelRunner:
@@ -32,6 +34,8 @@ def check(model: PreTrainedModel, layout: KvLayout) -> ModelRunner:
         own = torch.stack([_own_logits(model, prompt) for prompt in prompts])
         runner = ModelRunner(model)
         packed = _packed_logits(runner, layout, prompts)
+    except UnknownRuleError as error:
+        raise _refused(model, str(error)) from error
     except Exception as error:
         raise _refused(model, f"the packed attention fails on it ({type(error).__name__}: {error})") from error
     expected = dict(enumerate(support.windows(model.config)))
@@ -40,7 +44,7 @@ def check(model: PreTrainedModel, layout: KvLayout) -> ModelRunner:
         raise _refused(model, reason)
     scale = own.std().clamp_min(1e-6)
     difference = float(((own - packed).abs().max() / scale).item())
-    if not difference <= _TOLERANCE[layout.dtype]:
+    if not difference <= TOLERANCE[layout.dtype]:
         raise _refused(model, f"its batched logits differ from its own by {difference:.2g} standard deviations")
     return runner
 
@@ -57,17 +61,18 @@ def _own_logits(model: PreTrainedModel, prompt: list[int]) -> torch.Tensor:
     return logits[0, -1].float().cpu()
 
 
+def sequence_of(prompt: list[int], *, first_block: int) -> Sequence:
+    """A sequence to try the model with; its blocks stand side by side."""
+    sampling = SamplingParams(max_tokens=1)
+    sequence = Sequence(SequenceRequest(seq_id=0, request_id="self-check", prompt=tuple(prompt), sampling=sampling))
+    sequence.blocks = list(range(first_block, first_block + blocks_for(len(prompt))))
+    return sequence
+
+
 def _packed_logits(runner: ModelRunner, layout: KvLayout, prompts: list[list[int]]) -> torch.Tensor:
     blocks = [blocks_for(length) for length in _LENGTHS]
     memory = KvMemory(layout, capacity_tokens=sum(_LENGTHS) + BLOCK_TOKENS * len(_LENGTHS))
-    sequences = []
-    for number, prompt in enumerate(prompts):
-        request = SequenceRequest(
-            seq_id=number, request_id="self-check", prompt=tuple(prompt), sampling=SamplingParams(max_tokens=1)
-        )
-        sequence = Sequence(request)
-        sequence.blocks = list(range(sum(blocks[:number]), sum(blocks[: number + 1])))
-        sequences.append(sequence)
+    sequences = [sequence_of(prompt, first_block=sum(blocks[:number])) for number, prompt in enumerate(prompts)]
     rows = []
     for number, (start, count) in enumerate(_CHUNKS):
         plan: tuple[Chunk, ...] = (Chunk(sequences[0], start, count, True),)

@@ -14,8 +14,10 @@ _FIX = "serve it with backend vllm, or choose a decoder-only model that keeps ke
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
-def refuse_unsupported(config: PretrainedConfig, model_class: type) -> None:
-    """Raises `StartError` when sequences of this model cannot be batched exactly."""
+def refuse_unsupported(config: PretrainedConfig, model_class: type, *, max_model_len: int) -> None:
+    """Raises `StartError` when sequences of this model, each of at most `max_model_len` tokens, cannot be batched
+    exactly.
+    """
     if getattr(config, "is_encoder_decoder", False):
         raise _refusal("is_encoder_decoder", True, "encoder-decoder models keep another kind of cache")
     if getattr(model_class, "_is_stateful", False):
@@ -34,6 +36,19 @@ def refuse_unsupported(config: PretrainedConfig, model_class: type) -> None:
     for key in ("kv_lora_rank", "num_kv_shared_layers", "attention_chunk_size", "use_bidirectional_attention"):
         if getattr(config, key, None):
             raise _refusal(key, getattr(config, key), "the packed attention does not do this")
+    _refuse_rotation_by_length(config, max_model_len)
+
+
+def _refuse_rotation_by_length(config: PretrainedConfig, max_model_len: int) -> None:
+    """Rotations of this kind are those of the longest text in a batch, and of the longest so far in one text."""
+    text: Any = config.get_text_config(decoder=True)
+    rotation = getattr(text, "rope_parameters", None) or {}
+    for kind in (rotation, *(part for part in rotation.values() if isinstance(part, dict))):
+        limit = kind.get("original_max_position_embeddings")
+        if kind.get("rope_type") == "longrope" and limit is not None and max_model_len > limit:
+            reason = f"tokens turn by other angles in texts of more than {limit} tokens: not exact beside shorter ones"
+            fix = f"give --max-model-len {limit}, or serve it with backend vllm"
+            raise _refusal("rope_parameters.rope_type", "longrope", reason, fix=fix)
 
 
 def windows(config: PretrainedConfig) -> list[int | None]:

@@ -65,12 +65,12 @@ TABLE = [
     (
         "disable_cuda_graph",
         True,
-        "",
+        "--disable-cuda-graphs",
         "--enforce-eager",
         "--cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled",
         "cuda_graph_config=null",
     ),
-    ("disable_cuda_graph", False, None, "--no-enforce-eager", "", ""),
+    ("disable_cuda_graph", False, "", "--no-enforce-eager", "", ""),
     (
         "cuda_graph_batch_sizes",
         (1, 2, 8),

@@ -10,6 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tandem_serve.backend import build_core
+from tandem_serve.engine.blocks import BLOCK_TOKENS
+from tandem_serve.engine.decode_graphs import Recorder, ReplayingRunner
 from tandem_serve.engine.loader import LoadedModel
 from tandem_serve.engine.runner import ModelRunner
 from tandem_serve.engine.types import SamplingParams, SequenceRequest
@@ -36,10 +38,12 @@ def reference(directory: Path) -> list[list[int]]:
     return out
 
 
-def answers(model: LoadedModel) -> list[list[int]]:
+def answers(model: LoadedModel, recorder: Recorder | None = None) -> list[list[int]]:
     """In small steps, three sequences at once; the fourth finds what the third has left."""
-    engine = build_core(tiny.settings(Path("x"), max_num_seqs=3, max_num_batched_tokens=13), model).engine
-    engine._memory.data.fill_(float("nan"))  # what nobody wrote must not matter
+    settings = tiny.settings(Path("x"), max_num_seqs=3, max_num_batched_tokens=13)
+    engine = build_core(settings, model, recorder=recorder).engine
+    assert isinstance(engine.runner, ReplayingRunner) == (recorder is not None)
+    engine._memory.data[:, :, : engine._memory.zeros * BLOCK_TOKENS] = float("nan")  # unwritten: must not matter
     sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
     asked = [*prompts(), prompts()[2]]
     for number, prompt in enumerate(asked):

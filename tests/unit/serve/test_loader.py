@@ -8,12 +8,14 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tandem_serve.engine import attention
 from tandem_serve.engine import device as devices
 from tandem_serve.engine.checkpoint import open_checkpoint
 from tandem_serve.engine.loader import LoadedModel, LoadOptions, load
@@ -190,6 +192,30 @@ def test_models_that_cannot_be_batched_exactly_are_refused(model_dir: Path, chan
     assert "config.json" in message
 
 
+def test_rotations_that_depend_on_the_longest_text_beside_are_refused(model_dir: Path) -> None:
+    factors = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "rope_theta": 1e4}
+    rotation = {"rope_type": "longrope", "original_max_position_embeddings": 256, **factors}
+    tiny.edit_config(model_dir, rope_parameters=rotation)
+    message = refusal(model_dir)
+    assert "rope_parameters.rope_type = longrope: tokens turn by other angles in texts of more than 256" in message
+    assert "give --max-model-len 256" in message
+    options = LoadOptions(directory=model_dir, max_model_len=256)
+    assert load(options, LoadProgress(logging.getLogger("test"))).max_model_len == 256
+
+
+@pytest.mark.parametrize("rule", ["position_bias", "indices"])
+def test_a_model_that_attends_by_another_rule_is_refused(model_dir: Path, rule: str) -> None:
+    packed = attention.packed_attention
+
+    def with_a_rule(*args: Any, **kwargs: Any) -> Any:
+        return packed(*args, **kwargs | {rule: torch.zeros(1)})
+
+    with mock.patch("tandem_serve.engine.attention.packed_attention", with_a_rule):
+        message = refusal(model_dir)
+    attention.register()
+    assert f"model_type = llama: its layers attend by {rule}, which the packed attention does not know" in message
+
+
 def test_a_model_that_does_not_pass_its_window_on_is_refused(model_dir: Path) -> None:
     with mock.patch("tandem_serve.engine.support.windows", return_value=[None, 64]):
         assert "its layers attend within {0: None, 1: None}" in refusal(model_dir)
@@ -221,15 +247,17 @@ def test_s1_14_every_step_of_loading_is_logged_with_its_seconds(
 @pytest.mark.parametrize(
     ("cuda", "mps", "device", "dtype"),
     [
-        (True, True, "cuda", torch.bfloat16),
-        (False, True, "mps", torch.float32),
-        (False, False, "cpu", torch.float32),
+        ("new", True, "cuda", torch.bfloat16),
+        ("old", True, "cuda", torch.float16),
+        (None, True, "mps", torch.float32),
+        (None, False, "cpu", torch.float32),
     ],
 )
 def test_s1_11_the_device_is_cuda_before_mps_before_cpu(
-    cuda: bool, mps: bool, device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    cuda: str | None, mps: bool, device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda is not None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: cuda == "new")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     chosen = devices.choose_device()
     assert (chosen.type, devices.choose_dtype("auto", chosen)) == (device, dtype)

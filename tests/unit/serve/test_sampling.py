@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+import pytest
 import torch
 
-from tandem_serve.engine.sampling import change_logits, make_generator, sample
+from tandem_serve.engine.sampling import change_logits, make_generator, sample, sample_together, token_logprobs
 from tandem_serve.engine.types import SamplingParams
 
 CPU = torch.device("cpu")
@@ -52,6 +54,57 @@ def test_top_p_of_a_flat_distribution_takes_more_than_the_likely_tokens() -> Non
     generator = make_generator(3, CPU)
     tokens = [sample(torch.zeros(1, 1000), [params], [generator])[0] for _ in range(300)]
     assert len(set(tokens)) > 200
+
+
+LIMITS: list[dict[str, Any]] = [
+    {},
+    {"top_k": 2},
+    {"top_p": 0.79},
+    {"top_p": 0.0},
+    {"min_p": 0.25},
+    {"top_k": 3, "top_p": 0.81},
+    {"temperature": 0.5, "top_p": 0.81, "min_p": 0.1},
+]
+
+
+@pytest.mark.parametrize("fields", LIMITS, ids=str)
+def test_drawing_many_rows_in_one_go_follows_the_same_probabilities(fields: dict[str, Any]) -> None:
+    params = SamplingParams(max_tokens=1, **{"temperature": 1.0} | fields)
+    one_by_one = draws(**{"temperature": 1.0} | fields)
+    drawn = [(row, params, make_generator(row, CPU)) for row in range(4000)]
+    counts = Counter(sample_together(LOGITS.expand(4000, 4), drawn).tolist())
+    for token, share in enumerate(one_by_one):
+        assert abs(counts[token] / 4000 - share) < 0.04
+        assert bool(counts[token]) == bool(share)
+
+
+def test_in_one_go_a_row_gets_what_it_gets_alone() -> None:
+    logits = torch.randn(len(LIMITS) + 1, 500, generator=torch.Generator().manual_seed(1))
+    params = [SamplingParams(max_tokens=1, **{"temperature": 1.0} | fields) for fields in LIMITS]
+
+    def drawn(rows: list[int]) -> list[Any]:
+        return [(place, params[row], make_generator(row, CPU)) for place, row in enumerate(rows)]
+
+    everything = list(range(len(LIMITS)))
+    together = sample_together(logits, drawn(everything)).tolist()
+    assert together[-1] == int(logits[-1].argmax()), "not drawn"
+    for row in everything:
+        assert sample_together(logits[row : row + 1], drawn([row])).tolist() == [together[row]]
+
+
+def test_a_token_without_probability_is_never_drawn_in_one_go() -> None:
+    logits = torch.full((300, 1000), float("-inf"))
+    logits[:, 7] = -50.0
+    drawn = [(row, SamplingParams(max_tokens=1, temperature=2.0), make_generator(row, CPU)) for row in range(300)]
+    assert set(sample_together(logits, drawn).tolist()) == {7}
+
+
+def test_log_probabilities_with_as_many_alternatives_as_each_asked_for() -> None:
+    none, two = token_logprobs([LOGITS, LOGITS + 1], tokens=[3, 1], alternatives=[0, 2])
+    assert (none.token_id, none.top) == (3, ())
+    assert none.logprob == pytest.approx(LOGITS[3].item())
+    assert [token for token, _ in two.top] == [0, 1]
+    assert two.logprob == pytest.approx(two.top[1][1]) == pytest.approx(LOGITS[1].item())
 
 
 def changed(prompt: list[int], generated: list[int], **fields: Any) -> list[float]:
