@@ -5,7 +5,9 @@ with the reason. Environment variables:
 - `TANDEM_BENCH_DTYPES` (default `float32,bfloat16`) and `TANDEM_BENCH_SERVERS` (default: all) choose what runs;
 - `TANDEM_BENCH_OTHER` names one more server: `NAME=COMMAND` with `{model}`, `{dtype}` and `{port}` in the command, or
   `NAME=URL` of one that runs and serves the model of `TANDEM_BENCH_MODEL`;
-- `TANDEM_BENCH_MODEL`: where the model is kept, and made when it is missing; default: a temporary directory.
+- `TANDEM_BENCH_MODEL`: where the model is kept, and made when it is missing; default: a temporary directory;
+- `TANDEM_BENCH_DEVICE`: `cpu` (default) hides GPUs from all servers; `cuda` measures on one, with a model of 1.1
+  billion parameters in bfloat16 and four times as many requests, also without CUDA graphs.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ CLIENTS = {8: 24, 32: 48}
 SERVERS = ("tandem", "tandem-int8", "transformers-continuous", "transformers-sequential")
 ACCELERATE = "accelerate==1.13.0"
 DTYPES = ("float32", "bfloat16")
-OURS = ("tandem", "tandem-int8")
+GPU_SERVERS = ("tandem", "tandem-no-graphs", "transformers-continuous", "transformers-sequential")
+OURS = {"tandem": [], "tandem-int8": ["--quantization", "int8"], "tandem-no-graphs": ["--disable-cuda-graphs"]}
+"""Our server's names here, and what it is told besides."""
 THEIRS = ("transformers-continuous", "transformers-sequential")
 ROUNDS = 2
 START_SECONDS = 120.0
@@ -55,6 +59,15 @@ SHAPE = {
     "eos_token_id": None,
     "tie_word_embeddings": False,
 }
+GPU_SHAPE = {
+    **SHAPE,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+}
+GPU_REQUESTS = 4
+"""Times as many requests."""
 
 
 class DidNotStartError(Exception):
@@ -95,6 +108,14 @@ class Server:
                     times.append(time.monotonic())
 
 
+def on_gpu() -> bool:
+    """Whether a GPU is measured. Raises `ValueError` for a device that is neither."""
+    device = os.environ.get("TANDEM_BENCH_DEVICE", "cpu")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"TANDEM_BENCH_DEVICE = {device!r}: only cpu or cuda can stand here")
+    return device == "cuda"
+
+
 def save_model(directory: Path) -> None:
     """A random Llama whose tokens are words, so that every token is text, and that never ends by itself."""
     import torch
@@ -102,7 +123,11 @@ def save_model(directory: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**SHAPE, initializer_range=0.2)).save_pretrained(directory)
+    if on_gpu():
+        config = LlamaConfig(**GPU_SHAPE, initializer_range=0.02, dtype=torch.bfloat16)
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
+    else:
+        LlamaForCausalLM(LlamaConfig(**SHAPE, initializer_range=0.2)).save_pretrained(directory)
     tokenizer = Tokenizer(models.WordLevel({f"w{number}": number for number in range(WORDS)}, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(directory)
@@ -129,7 +154,7 @@ def command(name: str, model: Path, dtype: str, port: int) -> list[str]:
     if name in OURS:
         limits = ["--max-num-seqs", "32", "--served-model-name", str(model)]
         start = [sys.executable, "-m", "tandem_serve", "--model", str(model)]
-        return [*start, *place, *limits, *(["--quantization", "int8"] if name == "tandem-int8" else [])]
+        return [*start, *place, *limits, *OURS[name]]
     if name in THEIRS:
         try:
             python = python_with([ACCELERATE], _tell, beside_project=True)
@@ -158,7 +183,7 @@ async def running(name: str, model: Path, dtype: str) -> AsyncIterator[Server]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tempfile.TemporaryFile()  # noqa: SIM115  (closed at the end)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"} | ({} if on_gpu() else {"CUDA_VISIBLE_DEVICES": ""})
     process = await asyncio.create_subprocess_exec(
         *command(name, model, dtype, port), stdout=log, stderr=log, env=environment, start_new_session=True
     )
@@ -195,7 +220,7 @@ async def _until_it_answers(server: Server, process: asyncio.subprocess.Process)
 
 async def throughput(server: Server, *, clients: int, seed: int) -> float:
     """New tokens per second of all clients together; each sends its next request when it has its answer."""
-    todo = iter(loads(seed, CLIENTS[clients]))
+    todo = iter(loads(seed, CLIENTS[clients] * (GPU_REQUESTS if on_gpu() else 1)))
     tokens = 0
 
     async def client() -> None:
@@ -267,7 +292,7 @@ async def measure(model: Path, dtype: str, names: list[str]) -> dict[str, Any]:
                     _tell(f"{dtype} {clients} clients, {server.name}: {rate:.1f} tokens/s")
                     result[server.name].setdefault(f"tokens_per_s_{clients}", []).append(round(rate, 1))
         for server in servers:
-            if server.name == "tandem":
+            if server.name in ("tandem", "tandem-no-graphs"):
                 result[server.name] |= {"prefix": await prefix(server), "long_prompts": await interference(server)}
     return result
 
@@ -280,12 +305,14 @@ def chosen(variable: str, known: tuple[str, ...]) -> list[str]:
 
 def main() -> None:
     """Prints the figures as one line of JSON."""
-    names = chosen("TANDEM_BENCH_SERVERS", tuple(filter(None, (*SERVERS, other()[0]))))
+    known = GPU_SERVERS if on_gpu() else SERVERS
+    names = chosen("TANDEM_BENCH_SERVERS", tuple(filter(None, (*known, other()[0]))))
+    dtypes = chosen("TANDEM_BENCH_DTYPES", ("bfloat16",) if on_gpu() else DTYPES)
     with tempfile.TemporaryDirectory() as directory:
         model = Path(os.environ.get("TANDEM_BENCH_MODEL") or Path(directory) / "model")
         if not (model / "config.json").exists():
             save_model(model)
-        result = {dtype: asyncio.run(measure(model, dtype, names)) for dtype in chosen("TANDEM_BENCH_DTYPES", DTYPES)}
+        result = {dtype: asyncio.run(measure(model, dtype, names)) for dtype in dtypes}
     sys.stdout.write(json.dumps(result) + "\n")
 
 
