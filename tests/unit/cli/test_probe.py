@@ -78,7 +78,7 @@ def test_a_repository(probe, monkeypatch):
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("HF_TOKEN", "secret")
         found = probe("--repository", "owner/name", "--revision", "refs/pr/1")
