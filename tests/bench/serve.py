@@ -226,7 +226,8 @@ async def throughput(server: Server, *, clients: int, seed: int) -> float:
     async def client() -> None:
         nonlocal tokens
         for load in todo:
-            tokens += await server.complete(load)
+            new = await server.complete(load)  # before the sum is read: others add to it meanwhile
+            tokens += new
 
     began = time.monotonic()
     await asyncio.gather(*(client() for _ in range(clients)))
