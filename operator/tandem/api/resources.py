@@ -20,7 +20,7 @@ from tandem.api.base import (
     never,
 )
 from tandem.api.deployment import HubSource, PvcSource
-from tandem.api.status import PlainStatus
+from tandem.api.status import PlainStatus, StatusModel
 
 Path = Annotated[str, Field(min_length=1, max_length=1024, pattern=patterns.FILE_PATH.regex)]
 
@@ -187,11 +187,19 @@ class JobSpec(ApiModel):
     output: PvcSource = Field(description="Volume and directory that the steps read and write.")
 
 
+class JobArtifact(StatusModel):
+    """What a job has made."""
+
+    path: str | None = Field(None, description="Directory on the output volume; default: that of spec.output.")
+    digest: str | None = Field(None, description="Digest of its files: another one means another content.")
+
+
 class JobStatus(PlainStatus):
-    """Progress and result."""
+    """Progress and result; the condition Succeeded says how it ended."""
 
     step: str | None = Field(None, description="Step that runs, or ran last.")
     progress: str | None = Field(None, description="How far it is.")
+    artifact: JobArtifact | None = None
 
 
 class ServiceTarget(ApiModel):

@@ -52,10 +52,10 @@ class RootCause(StatusModel):
 
 
 class ParameterStatus(StatusModel):
-    """An effective engine parameter and where its value comes from."""
+    """An effective engine parameter, or the time to start, and where its value comes from."""
 
     role: str = Field(description="Role that it holds for.")
-    name: str = Field(description="Name as in spec.parameters.")
+    name: str = Field(description="Name as in spec.parameters, or startupDeadlineSeconds.")
     value: str = Field(description="Value in effect.")
     source: Literal["user", "parameters", "rule", "default", "blueprint"] = Field(description="Who gave it.")
     detail: str = Field("", description="Path in the spec, or rule file:line.")
@@ -66,6 +66,8 @@ class PinnedFacts(StatusModel):
 
     name: str | None = Field(None, description="Name of the ModelBlueprint.")
     digest: str | None = Field(None, description="Digest of its facts; absent where nothing was known yet.")
+    facts: str | None = Field(None, description="Its facts, for programs: canonical JSON, zlib, base64.")
+    source: str | None = Field(None, description="spec.from of a ModelBlueprint that the deployment names, as JSON.")
     gpu_memory: dict[str, int] | None = Field(None, description="Bytes of one GPU of a worker, by role.")
     spec: str = Field("", description="Hash of the spec that it is for, numbers of workers aside.")
 
@@ -94,7 +96,9 @@ class DeploymentStatus(StatusModel):
     )
     roles: dict[str, RoleStatus] | None = Field(None, description="Workers by role.")
     root_cause: RootCause | None = None
-    parameters: tuple[ParameterStatus, ...] | None = Field(None, description="Engine parameters in effect.")
+    parameters: tuple[ParameterStatus, ...] | None = Field(
+        None, description="Engine parameters and startup deadlines in effect."
+    )
     blueprint: PinnedFacts | None = None
     inventory: tuple[InventoryItem, ...] | None = Field(None, description="Objects that the deployment is made of.")
 

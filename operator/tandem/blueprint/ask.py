@@ -57,7 +57,7 @@ def load_of(backend: str, parameters: Mapping[str, object], blueprint: Blueprint
     return Load(
         batch=batch * split.copies if backend in _BATCH_PER_COPY else batch,
         length=length,
-        step=min(step, batch * length),
+        step=min(step, batch * length, cache or step),
         kv_bytes=_CACHE_BYTES.get(str(parameters.get("kv_cache_dtype", "auto")), value),
         value_bytes=value,
         block=_number(parameters, "tokens_per_block") or _BLOCK,

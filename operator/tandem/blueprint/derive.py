@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tandem.blueprint.ask import load_of
 from tandem.blueprint.fits import Room, judge
@@ -44,30 +44,50 @@ def derive(
     *,
     gpus: int = 1,
     typical: int | None = None,
+    waits: bool = False,
 ) -> Derived:
     """Defaults for parameters that `given` (unified names) lacks, for a worker of at most `gpus` GPUs with `room` each.
 
     In this order: as few GPUs as the longest sequence needs; that sequence, shortened to what fits on them; as many
     sequences of `typical` tokens (2048) as fit, at most 256 (torch: 16); a KV cache of all the memory that these can
-    use. Without a room only the model's own length is known. `blueprint` is what `ask.served` gives.
+    use. Without a room only the model's own length is known. `blueprint` is what `ask.served` gives. With `waits`, a
+    batch size that is given says how many sequences may run, and not how many must have room at full length.
     """
-    asked = _Asked(blueprint, backend, dict(given), room)
-    sized = asked.given("max_batch_size")
+    asked = _Asked(blueprint, backend, dict(given), room, waits=waits and given.get("max_batch_size") is not None)
+    sized = asked.given("max_batch_size") and not asked.waits
     asked.settle("tensor_parallel_size", _tensor_parallel(asked, gpus))
     asked.settle("max_seq_len", _length(asked))
     asked.settle("max_batch_size", _batch(asked, typical or TYPICAL_TOKENS))
     load = asked.load()
-    cache = None if sized else _cache(asked, load)
-    if cache is not None:
-        load = replace(load, cache_tokens=cache)
-        asked.settle("kv_cache_max_tokens", cache if backend == "torch" else None)
+    if room is not None and not sized:
+        found = bounded(blueprint, load, asked.split(), room)
+        fits = asked.fits(found)
+        if fits and found != load and backend == "torch":
+            asked.settle("kv_cache_max_tokens", found.cache_tokens)
+        load = found if fits or asked.waits else load
     return Derived(parameters=asked.found, load=load, split=asked.split(), fits=asked.fits(load))
+
+
+def bounded(blueprint: Blueprint, load: Load, split: Split, room: Room) -> Load:
+    """A load whose sequences wait for one another where the memory cannot hold them all: its cache is what is left, and
+    never less than one sequence needs."""
+    if load.cache_tokens is not None or judge(blueprint, load, split, room).fits:
+        return load
+
+    def holds(blocks: int) -> bool:
+        return judge(blueprint, load.in_cache(blocks * load.block), split, room).fits
+
+    tokens = _most(-(-load.batch // split.copies) * load.length // load.block, holds) * load.block
+    return load.in_cache(max(tokens, load.length))
 
 
 class _Asked:
     """What stands so far: the values that were given and those that were found."""
 
-    def __init__(self, blueprint: Blueprint, backend: str, values: dict[str, object], room: Room | None) -> None:
+    def __init__(
+        self, blueprint: Blueprint, backend: str, values: dict[str, object], room: Room | None, *, waits: bool
+    ) -> None:
+        self.waits = waits
         self.blueprint = blueprint
         self.backend = backend
         self.room = room
@@ -98,6 +118,13 @@ class _Asked:
     def load(self, **changed: int) -> Load:
         return load_of(self.backend, {**self._values, **changed}, self.blueprint, self.split(**changed))
 
+    def least(self, **changed: int) -> Load:
+        """The load of one sequence; where more run that wait for one another, with all of their states."""
+        if not self.waits:
+            return self.load(max_batch_size=1, **changed)
+        load = self.load(**changed)
+        return load.in_cache(load.cache_tokens or load.length)
+
     def fits(self, load: Load, **changed: int) -> bool:
         return self.room is None or judge(self.blueprint, load, self.split(**changed), self.room).fits
 
@@ -112,7 +139,7 @@ def _tensor_parallel(asked: _Asked, gpus: int) -> int | None:
         return None
     possible = 1
     for size in (1 << power for power in range(gpus.bit_length())):
-        one = asked.load(tensor_parallel_size=size, max_batch_size=1)
+        one = asked.least(tensor_parallel_size=size)
         split = asked.split(tensor_parallel_size=size)
         verdict = judge(asked.blueprint, one, split, asked.room)
         if verdict.fits:
@@ -125,13 +152,11 @@ def _tensor_parallel(asked: _Asked, gpus: int) -> int | None:
 def _length(asked: _Asked) -> int | None:
     """The longest sequence that fits; where none does, or all do, what the model says."""
     known, whole = asked.blueprint.max_seq_len, asked.whole_prompts
-    longest = asked.load(max_batch_size=1).length
+    longest = asked.least().length
     longest = longest if whole is None else min(longest, whole)
-    if asked.fits(asked.load(max_batch_size=1, max_seq_len=longest)):
+    if asked.fits(asked.least(max_seq_len=longest)):
         return None if known is None and whole is None else longest
-    grains = _most(
-        longest // _GRAIN, lambda count: asked.fits(asked.load(max_batch_size=1, max_seq_len=count * _GRAIN))
-    )
+    grains = _most(longest // _GRAIN, lambda count: asked.fits(asked.least(max_seq_len=count * _GRAIN)))
     return grains * _GRAIN or (None if known is None and whole is None else longest)
 
 
@@ -144,17 +169,6 @@ def _batch(asked: _Asked, typical: int) -> int | None:
     # Each running sequence takes one token of a step.
     most = min(_MOST_SEQUENCES.get(asked.backend, MAX_BATCH), asked.number("max_num_tokens") or MAX_BATCH)
     return max(1, _most(most, lambda count: asked.fits(asked.load(max_batch_size=count, max_seq_len=tokens))))
-
-
-def _cache(asked: _Asked, load: Load) -> int | None:
-    """Tokens of the largest cache that fits and that the load can use; None where even the smallest does not."""
-    whole = -(-load.batch // asked.split().copies) * load.length
-    if asked.room is None or load.cache_tokens is not None or asked.fits(load):
-        return None
-    # Below one sequence there is no use for a cache.
-    blocks = _most(whole // load.block, lambda count: asked.fits(replace(load, cache_tokens=count * load.block)))
-    tokens = blocks * load.block
-    return tokens if tokens >= load.length else None
 
 
 def _most(high: int, fits: Callable[[int], bool]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from tandem.blueprint.activation import activation_bytes_per_token, logits_bytes
@@ -30,6 +30,10 @@ class Load:
     value_bytes: int = 2
     block: int = 16
     cache_tokens: int | None = None
+
+    def in_cache(self, tokens: int) -> Load:
+        """The same with a cache of that many tokens: what is computed at once must be in it."""
+        return replace(self, cache_tokens=tokens, step=min(self.step, tokens))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

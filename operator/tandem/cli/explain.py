@@ -24,6 +24,8 @@ from tandem.cli.source import check_directories, deployments_in, engine_hints, f
 from tandem.cli.texts import told_at
 from tandem.generator.counterfactual import without
 from tandem.manifests import Build, Cluster, RuleHit, build
+from tandem.manifests.model import Deadline
+from tandem.manifests.timing import STARTUP_DEADLINE
 from tandem.rendering.mapping import Entry, MappingTable
 
 if TYPE_CHECKING:
@@ -164,7 +166,7 @@ def _known(parameter: str, hints: Mapping[str, str]) -> str:
 def _names() -> dict[str, str]:
     """The Python name of everything that can be asked for, by its name in YAML; limits have `limits.` before it."""
     limits = {f"limits.{to_camel(name)}": name for name in Limits.model_fields}
-    return {to_camel(name): name for name in EngineParameters.model_fields} | limits
+    return {to_camel(name): name for name in (*EngineParameters.model_fields, STARTUP_DEADLINE)} | limits
 
 
 def _explain(
@@ -220,10 +222,18 @@ def _parameter_rows(
                 default=defaults.get(value.name, {}).get(role) if by_user else None,
                 note=value.note,
             )
+        yield from (_deadline_row(each) for each in built.deadlines if each.in_effect.role == role)
         others = set(table.entries) - {value.name for value in given}
         for name, entry in table.entries.items():
             if name in others and entry.supported and entry.mode in (None, deployment.spec.mode):
                 yield _Row(role=role, name=to_camel(name), value=_fixed(entry), source="engine", detail=_engine(table))
+
+
+def _deadline_row(deadline: Deadline) -> _Row:
+    value, other = deadline.in_effect, deadline.otherwise
+    default = None if other is None else _Default(value=other.value, source=other.source, detail=other.detail)
+    name, source = to_camel(value.name), value.source
+    return _Row(role=value.role, name=name, value=value.value, source=source, detail=value.detail, default=default)
 
 
 def _limit_rows(deployment: ModelDeployment, table: MappingTable) -> Iterator[_Row]:
@@ -256,6 +266,8 @@ def _fixed(entry: Entry) -> object:
 
 def _why_absent(name: str, table: MappingTable, deployment: ModelDeployment) -> str:
     own = _names()[name]
+    if own == STARTUP_DEADLINE:
+        return f"{name}: a podTemplate has taken the startupProbe out."
     refused = table.limits_refused[own] if name.startswith("limits.") else table.entries[own].otherwise
     mode = None if name.startswith("limits.") else table.entries[own].mode
     if mode not in (None, deployment.spec.mode):

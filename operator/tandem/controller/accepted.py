@@ -33,5 +33,7 @@ class NotServedYet:
             generation=generation,
             now=self._clock.now(),
         )
-        status = {**previous, "observedGeneration": generation, "conditions": accepted}
+        # What others say of it is theirs.
+        others = [each for each in previous.get("conditions") or () if each["type"] != "Accepted"]
+        status = {**previous, "observedGeneration": generation, "conditions": [*accepted, *others]}
         return Verdict(again_after=await self._statuses.write(entry, obj, status))

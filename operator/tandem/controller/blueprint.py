@@ -13,6 +13,7 @@ from tandem.api.resources import BlueprintDesign
 from tandem.blueprint.design import from_design
 from tandem.blueprint.packed import unpack
 from tandem.blueprint.text import read_text
+from tandem.controller.artifacts import Artifact, Artifacts
 from tandem.controller.blueprint_status import conditions_in, facts_of, kept
 from tandem.controller.conditions import Condition, as_status, false, find, unknown
 from tandem.controller.owned import OwnedBlueprints
@@ -28,7 +29,6 @@ from tandem.kube.errors import ApiError
 from tandem.kube.resources import JOB
 from tandem.manifests.probe import probe_job
 
-_NO_JOBS = "this version runs no jobs yet: use spec.from.pvc with the directory that the job would have written"
 # A model that is about to be used anew is looked at again, but not more often than this.
 LOOK_AGAIN_SECONDS = 600.0
 # A Job without a pod: its pods are refused, or not made yet.
@@ -42,6 +42,15 @@ class _Round:
     facts: Mapping[str, Any]
     conditions: list[Condition]
     again_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a pod is to read for a ModelBlueprint (`document`). Pods that have read just that carry `mark`."""
+
+    document: Mapping[str, Any]
+    source: PvcSource | HubSource
+    mark: str
 
 
 class BlueprintReconciler:
@@ -58,6 +67,7 @@ class BlueprintReconciler:
         clock: Clock,
         uses: Uses,
         probes: Probes,
+        artifacts: Artifacts,
         image: str,
         changed: Callable[[Ref], None],
     ) -> None:
@@ -68,6 +78,7 @@ class BlueprintReconciler:
         self._clock = clock
         self._uses = uses
         self._probes = probes
+        self._artifacts = artifacts
         self._image = image
         self._changed = changed
         self._owned = OwnedBlueprints(client, cache, uses, clock)
@@ -116,32 +127,36 @@ class BlueprintReconciler:
         budget = spec.get("budget") or {}
         given = spec.get("from") or {}
         if spec.get("design") is not None:
-            blueprint = from_design(validate_model(BlueprintDesign, spec["design"], "spec.design"))
+            blueprint = from_design(validate_model(BlueprintDesign, spec["design"], "spec.design."))
             self._probes.set_stage(entry.ref, "over")
             return _Round(*facts_of(blueprint, "spec.design", budget, {}, reason="Designed"))
         if "jobRef" in given:
-            self._probes.set_stage(entry.ref, "over")
-            return _Round({}, [false("Parsed", "NotServedYet", _NO_JOBS)])
+            made = self._artifacts.of(entry.ref, given["jobRef"]["name"])
+            if isinstance(made, Artifact):
+                look = _Look(obj, made.place, f"{entry.uid}.{made.mark}")
+                return await self._probed(entry.ref, look, previous)
+            self._probes.set_stage(entry.ref, "stuck")
+            # A job that goes once its files were read takes nothing back.
+            return self._unchanged(previous) if previous.get("facts") else _Round({}, [made])
         if "pvc" in given or "hub" in given:
-            return await self._probed(entry, obj, previous)
+            return await self._probed(entry.ref, _Look(obj, _source(given), entry.uid), previous)
         name, text = await self._text(entry.ref, given)
         self._probes.set_stage(entry.ref, "over")
         return _Round(*facts_of(read_text(text, name), name, budget, previous))
 
-    async def _probed(self, entry: Entry, obj: Mapping[str, Any], previous: Mapping[str, Any]) -> _Round:
+    async def _probed(self, ref: Ref, look: _Look, previous: Mapping[str, Any]) -> _Round:
         """What a pod tells; without one, what is known, or a Job that makes one."""
-        ref = entry.ref
-        pod = self._probes.newest(ref, entry.uid)
+        pod = self._probes.newest(ref, look.mark)
         if pod is None:
-            if previous.get("facts") and not self._is_due(ref):
+            if previous.get("facts") and not self._is_due(ref, look.mark):
                 self._probes.set_stage(ref, "over")
                 return self._unchanged(previous)
-            return await self._begin(entry, obj, previous)
+            return await self._begin(ref, look, previous)
         found = finding_of(pod, self._clock.now())
         self._probes.set_stage(ref, found.stage)
         if found.facts:
             blueprint = unpack(found.facts, "the probe's answer")
-            return _Round(*facts_of(blueprint, "the model", obj["spec"].get("budget") or {}, previous))
+            return _Round(*facts_of(blueprint, "the model", look.document["spec"].get("budget") or {}, previous))
         return self._without(found, previous)
 
     def _without(self, found: Finding, previous: Mapping[str, Any]) -> _Round:
@@ -155,25 +170,24 @@ class BlueprintReconciler:
     def _unchanged(self, previous: Mapping[str, Any]) -> _Round:
         return _Round(kept(previous), conditions_in(previous))
 
-    def _is_due(self, ref: Ref) -> bool:
-        """Whether somebody wants to use the model anew, and the last look is long ago."""
-        if not self._probes.take_ask(ref):
-            return False
-        last = self._begun.get(ref)
-        return last is None or self._clock.monotonic() - last[1] > LOOK_AGAIN_SECONDS
+    def _is_due(self, ref: Ref, mark: str) -> bool:
+        """Whether the last look was at something else, or somebody wants to use the model anew and it is long ago."""
+        asked, last = self._probes.take_ask(ref), self._begun.get(ref)
+        if last is None or last[0] != mark:
+            return asked or last is not None
+        return asked and self._clock.monotonic() - last[1] > LOOK_AGAIN_SECONDS
 
-    async def _begin(self, entry: Entry, obj: Mapping[str, Any], previous: Mapping[str, Any]) -> _Round:
+    async def _begin(self, ref: Ref, look: _Look, previous: Mapping[str, Any]) -> _Round:
         """Creates the Job, unless that was done a moment ago."""
-        ref, now = entry.ref, self._clock.monotonic()
+        now = self._clock.monotonic()
         self._probes.take_ask(ref)
         last = self._begun.get(ref)
         found = Finding("starting", reason="Probing", message="a pod is started that reads the model's files")
-        if last is None or last[0] != entry.uid or now - last[1] > NO_POD_SECONDS:
-            self._begun[ref] = (entry.uid, now)
-            given = obj["spec"]["from"]
+        if last is None or last[0] != look.mark or now - last[1] > NO_POD_SECONDS:
+            self._begun[ref] = (look.mark, now)
             users = self._uses.users(ref)
             pulled = users[0].object["spec"] if users else {}
-            job = probe_job(obj, _source(given), image=self._image, pulled=pulled)
+            job = probe_job(look.document, look.source, mark=look.mark, image=self._image, pulled=pulled)
             try:
                 await self._client.create(JOB, job)
             except ApiError as error:
@@ -223,6 +237,7 @@ class BlueprintReconciler:
 
     def _forget(self, ref: Ref) -> None:
         self._texts.names(ref, ())
+        self._artifacts.forget(ref)
         self._statuses.forget(ref)
         self._probes.forget(ref)
         self._begun.pop(ref, None)

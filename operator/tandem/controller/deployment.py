@@ -15,7 +15,7 @@ from tandem.api.problems import Problem, Refused
 from tandem.controller.apply import Applier, Outcome
 from tandem.controller.contest import managers_of
 from tandem.controller.desired import ModelKnowledge, Rendered, Renderer
-from tandem.controller.facts import FactsReader, Pin, choose, spec_hash
+from tandem.controller.facts import FactsReader, Pin, choose, pin_in, pinned_source, spec_hash
 from tandem.controller.fits import Judged, judged
 from tandem.controller.hindrance import hindrance
 from tandem.controller.hints import HintReader
@@ -157,8 +157,9 @@ class DeploymentReconciler:
             spec = self._parsed(entry, document)
             deployment, hashed = spec.deployment, spec.hash
             rules, templates = await self._read_texts(entry.ref, deployment)
-            known = self._facts.look(entry, hashed)
-            deployment = with_weights(deployment, known.source, known.message)
+            known, pin = self._facts.look(entry, hashed), self._pinned(entry, document)
+            source = known.source if known.source is not None else pinned_source(pin, hashed)
+            deployment = with_weights(deployment, source, known.message)
             gpu_memory = await self._facts.gpu_memory(deployment)
             choice = choose(
                 known,
@@ -167,18 +168,25 @@ class DeploymentReconciler:
                 generation=entry.generation,
                 has_workers=self._has_workers(entry),
                 gpu_memory=gpu_memory,
-                pinned=self._pinned(entry),
+                recall=self._facts.recall,
+                pinned=pin,
             )
-            sizes = choice.pin.gpu_memory or gpu_memory
+            late_memory = {} if choice.is_new or choice.pin.gpu_memory else gpu_memory
             rendered = self._renderer.render(
                 deployment,
                 rules=rules,
                 templates=templates,
-                known=ModelKnowledge(defaults=choice.defaults, late=choice.late, gpu_memory=sizes),
+                known=ModelKnowledge(
+                    defaults=choice.defaults,
+                    late=choice.late,
+                    gpu_memory=choice.pin.gpu_memory,
+                    late_memory=late_memory,
+                ),
             )
         except Refused as refused:
             return _Wish(deployment=deployment, problems=refused.problems)
-        verdict = judged(rendered.fits, known, choice, overridden=bool(deployment.spec.override_fits))
+        late = choice.defaults is None or bool(late_memory)
+        verdict = judged(rendered.fits, known, late=late, overridden=bool(deployment.spec.override_fits))
         if verdict.blocks or choice.lost:
             return _Wish(deployment=deployment, judged=verdict)
         if not choice.wait:
@@ -224,10 +232,10 @@ class DeploymentReconciler:
     def _observe(self, ref: Ref, entry: Entry) -> Observed:
         return observe(self._cache.children(ref.namespace, ref.name), entry.uid)
 
-    def _pinned(self, entry: Entry) -> Pin | None:
+    def _pinned(self, entry: Entry, document: Mapping[str, Any]) -> Pin | None:
         """What was rendered with last: the status may be behind."""
         uid, pin = self._pins.get(entry.ref, ("", None))
-        return pin if uid == entry.uid else None
+        return pin if pin is not None and uid == entry.uid else pin_in(document.get("status") or {})
 
     def _has_workers(self, entry: Entry) -> bool:
         """Whether workloads beside the router's are there."""

@@ -72,17 +72,18 @@ class Rendered:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelKnowledge:
     """What is known of a model: `defaults` give parameters, `late` only judges what was rendered without. `gpu_memory`
-    are the bytes of one GPU, by role."""
+    are the bytes of one GPU, by role; `late_memory` the same where it came too late to give parameters."""
 
     defaults: Blueprint | None = None
     late: Blueprint | None = None
     gpu_memory: Mapping[str, int] = field(default_factory=dict)
+    late_memory: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def key(self) -> object:
         """Equal for what renders and is judged alike."""
         digests = (each.digest if each else None for each in (self.defaults, self.late))
-        return (*digests, *sorted(self.gpu_memory.items()))
+        return (*digests, *sorted(self.gpu_memory.items()), None, *sorted(self.late_memory.items()))
 
 
 NOTHING_KNOWN = ModelKnowledge()
@@ -142,14 +143,15 @@ class Renderer:
         cluster = replace(self._cluster, rules=rules, templates=templates, gpu_memory=known.gpu_memory)
         try:
             built = build(deployment, blueprint=known.defaults, cluster=cluster)
-            fits = built.fits
-            if known.late is not None:
+            fits, model = built.fits, known.late or known.defaults
+            if model is not None and (known.late is not None or known.late_memory):
                 fits = judge_roles(
                     deployment,
                     built.parameters,
-                    known.late,
-                    gpu_memory=known.gpu_memory,
+                    model,
+                    gpu_memory=known.late_memory or known.gpu_memory,
                     gpus=cluster.gpus_per_node,
+                    settled=True,
                 )
         except Refused as refused:
             return refused
@@ -168,7 +170,7 @@ def compact(built: Build) -> Rendered:
             "source": value.source,
             "detail": value.detail,
         }
-        for value in built.parameters
+        for value in (*built.parameters, *(deadline.in_effect for deadline in built.deadlines))
     ]
     return Rendered(
         revision=built.revision,

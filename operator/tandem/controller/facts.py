@@ -6,11 +6,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from pydantic import ValidationError
 
 from tandem.api.deployment import ModelDeployment
 from tandem.api.problems import Refused
+from tandem.api.resources import BlueprintSource
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.packed import unpack
 from tandem.controller.conditions import find
@@ -31,11 +34,12 @@ RUNNING_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """The facts of a deployment's model from the ModelBlueprint `name`, with the `spec.from` of that; without facts,
-    `reason` and `message` say why. `wait` are seconds in which facts may still come."""
+    """The facts of a deployment's model from the ModelBlueprint `name`, also `packed`; with its `spec.from` where the
+    deployment names it. Without facts, `reason` and `message` say why. `wait` are seconds in which facts may come."""
 
     name: str | None = None
     blueprint: Blueprint | None = None
+    packed: str = ""
     source: Mapping[str, Any] | None = None
     reason: str = ""
     message: str = ""
@@ -44,17 +48,21 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """What the spec with this hash was first rendered with: workers run with it until the spec changes."""
+    """What the spec with this hash was first rendered with: workers run with it until the spec changes, also while the
+    ModelBlueprint is gone. `facts` are packed; `source` is its `spec.from` as JSON where the deployment names it."""
 
     spec: str
     name: str | None = None
     digest: str | None = None
+    facts: str = ""
+    source: str = ""
     gpu_memory: Mapping[str, int] = field(default_factory=dict)
 
     def as_status(self) -> dict[str, Any]:
         """As the status has it."""
-        shown = {"name": self.name, "digest": self.digest, "gpuMemory": dict(self.gpu_memory) or None}
-        return {"spec": self.spec, **{key: value for key, value in shown.items() if value is not None}}
+        shown = {"name": self.name, "digest": self.digest, "facts": self.facts, "source": self.source}
+        found = {**shown, "gpuMemory": dict(self.gpu_memory)}
+        return {"spec": self.spec, **{key: value for key, value in found.items() if value}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +112,21 @@ def pin_in(status: Mapping[str, Any]) -> Pin | None:
         spec=found["spec"],
         name=found.get("name"),
         digest=found.get("digest"),
+        facts=found.get("facts") or "",
+        source=found.get("source") or "",
         gpu_memory=found.get("gpuMemory") or {},
     )
+
+
+def pinned_source(pin: Pin | None, spec: str) -> Mapping[str, Any] | None:
+    """`spec.from` of the ModelBlueprint that this spec was rendered with; None where it is not known."""
+    if pin is None or pin.spec != spec or not pin.source:
+        return None
+    try:
+        found = BlueprintSource.model_validate_json(pin.source, by_alias=True, by_name=False, extra="ignore")
+    except ValidationError:
+        return None  # not as we wrote it
+    return found.as_manifest()
 
 
 def choose(
@@ -116,10 +137,11 @@ def choose(
     generation: int,
     has_workers: bool,
     gpu_memory: Mapping[str, int],
+    recall: Callable[[str], Blueprint | None],
     pinned: Pin | None = None,
 ) -> Choice:
     """Pure: the pin decides (of the status, or `pinned` where that may be behind); facts that came later never change
-    running workers."""
+    running workers. `recall` unpacks the facts of a pin."""
     pin = pinned or pin_in(status)
     rendered = find(status.get("conditions"), "Rendered") or {}
     if (
@@ -131,18 +153,29 @@ def choose(
     if pin is None or pin.spec != spec:
         if known.blueprint is None and known.wait > 0:
             return Choice(pin=Pin(spec=spec), wait=known.wait)
-        digest = known.blueprint.digest if known.blueprint else None
-        fresh = Pin(spec=spec, name=known.name, digest=digest, gpu_memory=gpu_memory)
-        return Choice(pin=fresh, defaults=known.blueprint, is_new=True)
+        return Choice(pin=_pin(known, spec, gpu_memory), defaults=known.blueprint, is_new=True)
     if pin.digest is None:
         return Choice(pin=pin, late=known.blueprint)
     if known.blueprint is None:
-        return Choice(pin=pin, lost=True)
+        kept = recall(pin.facts)
+        return Choice(pin=pin, defaults=kept, lost=kept is None)
+    fresh = _pin(known, spec, pin.gpu_memory)
     if known.blueprint.digest != pin.digest:
         # Somebody had the model read anew, and it is another one.
-        fresh = Pin(spec=spec, name=known.name, digest=known.blueprint.digest, gpu_memory=pin.gpu_memory)
         return Choice(pin=fresh, defaults=known.blueprint)
-    return Choice(pin=pin, defaults=known.blueprint)
+    # A later version of the operator may read more from the same files.
+    return Choice(pin=replace(fresh, facts=pin.facts or fresh.facts), defaults=recall(pin.facts) or known.blueprint)
+
+
+def _pin(known: Known, spec: str, gpu_memory: Mapping[str, int]) -> Pin:
+    return Pin(
+        spec=spec,
+        name=known.name,
+        digest=known.blueprint.digest if known.blueprint else None,
+        facts=known.packed,
+        source=json.dumps(known.source, sort_keys=True) if known.source else "",
+        gpu_memory=gpu_memory,
+    )
 
 
 class FactsReader:
@@ -205,18 +238,27 @@ class FactsReader:
         self._since.pop(deployment, None)
         self._uses.forget(deployment)
 
+    def recall(self, facts: str) -> Blueprint | None:
+        """The facts of a pin; None where it has none, or they are not as we wrote them."""
+        try:
+            return self._unpack(facts) if facts else None
+        except Refused:
+            return None
+
     def _of(self, entry: Entry, found: Entry, spec: str) -> Known:
         told = self._read(found)
         name = found.ref.name
+        source = told.source if self._uses.is_named_by(entry) else None
         about = f"ModelBlueprint {name}: {told.message}"
         if told.facts:
             note = about if told.status == "False" else ""
             try:
-                return Known(name=name, source=told.source, blueprint=self._unpack(told.facts), message=note)
+                blueprint = self._unpack(told.facts)
             except Refused as refused:
-                return Known(name=name, source=told.source, reason="FactsUnreadable", message=str(refused))
+                return Known(name=name, source=source, reason="FactsUnreadable", message=str(refused))
+            return Known(name=name, source=source, blueprint=blueprint, packed=told.facts, message=note)
         wait = 0.0 if told.status == "False" else self._left(entry, found.ref, spec)
-        return Known(name=name, source=told.source, reason=told.reason, message=about, wait=wait)
+        return Known(name=name, source=source, reason=told.reason, message=about, wait=wait)
 
     def _read(self, blueprint: Entry) -> _Told:
         known = self._told.get(blueprint.ref)

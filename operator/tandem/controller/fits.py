@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tandem.controller.conditions import Condition, false, true, unknown
-from tandem.controller.facts import Choice, Known
+from tandem.controller.facts import Known
 from tandem.manifests.fitting import RoleFit, Unjudged
 
 
@@ -18,14 +18,13 @@ class Judged:
     blocks: bool = False
 
 
-def judged(fits: Sequence[RoleFit | Unjudged], known: Known, choice: Choice, *, overridden: bool) -> Judged:
-    """The verdict on all roles."""
+def judged(fits: Sequence[RoleFit | Unjudged], known: Known, *, late: bool, overridden: bool) -> Judged:
+    """The verdict on all roles; `late`: workers are there already, from when this was not known."""
     if not fits:
         return Judged(unknown("Fits", known.reason or "ModelNotRead", known.message))
     note = [known.message] if known.message else []
     wrong = [str(problem) for fit in fits if (problem := fit.problem) is not None]
     if wrong:
-        late = choice.defaults is None
         why = "rolled out all the same: spec.overrideFits" if overridden else ""
         if late and not overridden:
             why = "rolled out before this was known"

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 
+from tandem.controller.artifacts import Artifacts
 from tandem.controller.blueprint import BlueprintReconciler
 from tandem.controller.deployment import DeploymentReconciler
 from tandem.controller.desired import Renderer
@@ -77,6 +78,7 @@ class Controller:
         self._cache = Cache()
         self._queue: WorkQueue[Ref] = WorkQueue(clock)
         self._probes = Probes(self._cache)
+        self._artifacts = Artifacts(self._cache)
         self._scope: Scope = settings.namespaces or (None,)
         self._verifier = Verifier(client, self._cache, self._scope, clock, on_gone=self._enqueue)
         self._watcher = Watcher(
@@ -125,11 +127,14 @@ class Controller:
             RouterSource() as routers,
             LoadingReader(routers, self._clock, changed=self._queue.add) as loading,
             ConfigTexts(self._client, self._clock, changed=self._queue.add) as texts,
+            GpuNodes(
+                self._client, self._clock, cluster_wide=self._settings.namespaces is None, changed=self._look_at_all
+            ) as nodes,
             asyncio.TaskGroup() as group,
         ):
             statuses = StatusWriter(self._client, self._cache, self._clock)
             self._workers.start(
-                self._reconcilers(renderer, statuses, texts, loading),
+                self._reconcilers(renderer, statuses, texts, loading, nodes),
                 FailureReporter(self._cache, statuses, self._clock),
                 self._settings.workers,
             )
@@ -141,8 +146,7 @@ class Controller:
 
         def serve(served: bool) -> None:
             renderer.serve(frozenset({LEADER_WORKER_SET.api}) if served else frozenset())
-            for entry in self._cache.of_kind(MODEL_DEPLOYMENT.kind):
-                self._queue.add(entry.ref)
+            self._look_at_all()
 
         return OptionalKind(
             self._client,
@@ -153,6 +157,11 @@ class Controller:
             on_change=self._enqueue,
             on_served=serve,
         )
+
+    def _look_at_all(self) -> None:
+        """Has every deployment looked at."""
+        for entry in self._cache.of_kind(MODEL_DEPLOYMENT.kind):
+            self._queue.add(entry.ref)
 
     async def finish(self, seconds: float) -> None:
         """Begins no more work and lets what is under way end within `seconds`."""
@@ -183,6 +192,8 @@ class Controller:
         """Asks for work on what a change of `entry` concerns."""
         if entry.ref.kind in OWN:
             self._queue.add(entry.ref)
+            for reader in self._artifacts.readers(entry.ref):
+                self._queue.add(reader)
         elif entry.deployment:
             key = Ref(MODEL_DEPLOYMENT.kind, entry.ref.namespace, entry.deployment)
             if _is_progress(entry, before):
@@ -193,10 +204,14 @@ class Controller:
             self._queue.add(blueprint)
 
     def _reconcilers(
-        self, renderer: Renderer, statuses: StatusWriter, texts: ConfigTexts, loading: LoadingReader
+        self,
+        renderer: Renderer,
+        statuses: StatusWriter,
+        texts: ConfigTexts,
+        loading: LoadingReader,
+        nodes: GpuNodes,
     ) -> dict[str, Reconciler]:
         uses = Uses(self._cache, changed=self._queue.add)
-        nodes = GpuNodes(self._client, self._clock, cluster_wide=self._settings.namespaces is None)
         facts = FactsReader(
             self._cache, uses=uses, probes=self._probes, nodes=nodes, clock=self._clock, need=self._queue.add
         )
@@ -219,6 +234,7 @@ class Controller:
             clock=self._clock,
             uses=uses,
             probes=self._probes,
+            artifacts=self._artifacts,
             image=self._settings.router_image,
             changed=self._queue.add,
         )

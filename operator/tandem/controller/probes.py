@@ -46,13 +46,13 @@ class Probes:
         self._pods.setdefault(ref, set()).add(entry.ref)
         return ref
 
-    def newest(self, blueprint: Ref, uid: str) -> Mapping[str, Any] | None:
-        """The last pod that reads for the ModelBlueprint with `uid`."""
+    def newest(self, blueprint: Ref, mark: str) -> Mapping[str, Any] | None:
+        """The last pod that reads for the ModelBlueprint and carries `mark`."""
         known = self._pods.get(blueprint, set())
         entries = {ref: entry for ref in known if (entry := self._cache.get(ref)) is not None}
         if not entries:
             self._pods.pop(blueprint, None)
-        mine = [pod for entry in entries.values() if _owner(pod := entry.object)[1] == uid]
+        mine = [pod for entry in entries.values() if _owner(pod := entry.object)[1] == mark]
         return max(mine, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
 
     def ask(self, blueprint: Ref) -> None:
@@ -80,9 +80,9 @@ class Probes:
 
 
 def _owner(pod: Mapping[str, Any]) -> tuple[str, str]:
-    """Name and uid of the ModelBlueprint that a pod reads for."""
-    name, _, uid = str((pod["metadata"].get("annotations") or {}).get(labels.BLUEPRINT, "")).partition("/")
-    return name, uid
+    """Name of the ModelBlueprint that a pod reads for, and the mark of what it reads."""
+    name, _, mark = str((pod["metadata"].get("annotations") or {}).get(labels.BLUEPRINT, "")).partition("/")
+    return name, mark
 
 
 def finding_of(pod: Mapping[str, Any], now: datetime) -> Finding:

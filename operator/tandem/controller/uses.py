@@ -47,6 +47,11 @@ class Uses:
         """Those that it is made for: they do not name it themselves."""
         return [entry for entry in self.users(blueprint) if self._source(entry) is not None]
 
+    def is_named_by(self, deployment: Entry) -> bool:
+        """Whether a deployment names its ModelBlueprint itself, whose weights are then the deployment's."""
+        model = self._use(deployment).model
+        return model is not None and model.blueprint_ref is not None
+
     def source(self, owner: Entry) -> dict[str, Any]:
         """`spec.from` of the ModelBlueprint of one of its owners."""
         return self._source(owner) or {}

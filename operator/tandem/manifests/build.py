@@ -15,6 +15,7 @@ from tandem.api.problems import Problem, Refused, refuse
 from tandem.manifests import access, names, router, timing, workers
 from tandem.manifests.backends import BACKENDS
 from tandem.manifests.cluster import Cluster
+from tandem.manifests.deadlines import deadlines
 from tandem.manifests.model import Build, KubernetesObject
 from tandem.manifests.overlay import server_image
 from tandem.manifests.placement import Placement, check_ports, place
@@ -62,14 +63,16 @@ def build(deployment: ModelDeployment, *, blueprint: Blueprint | None = None, cl
         ),
     )
     parameters = tuple(value for role in rendering.roles for value in role.parameters)
+    objects = tuple(_objects(parts, cluster))
     return Build(
-        objects=tuple(_objects(parts, cluster)),
+        objects=objects,
         parameters=parameters,
         rule_trace=tuple(hit for role in rendering.roles for hit in role.trace),
         warnings=tuple(dict.fromkeys(_warnings(parts, cluster, library))),
         revision=parts.revision,
         unknown_fields=unknown_fields,
         fits=_fits(deployment, parameters, blueprint, cluster),
+        deadlines=tuple(deadlines(parts, objects, blueprint)),
     )
 
 

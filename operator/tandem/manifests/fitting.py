@@ -13,7 +13,7 @@ from tandem.api.deployment import ModelDeployment, RoleName
 from tandem.api.problems import Problem, refuse
 from tandem.api.quantity import quantity
 from tandem.blueprint.ask import load_of, served
-from tandem.blueprint.derive import Derived, derive
+from tandem.blueprint.derive import Derived, bounded, derive
 from tandem.blueprint.fits import CPU_RESERVE, Change, Room, Verdict, changes, judge, shown
 from tandem.blueprint.gpus import GPUS
 from tandem.blueprint.memory import Load
@@ -85,7 +85,7 @@ class Unjudged:
 def derived(
     deployment: ModelDeployment,
     role: RoleName,
-    parameters: Iterable[ParameterValue],
+    parameters: Sequence[ParameterValue],
     blueprint: Blueprint,
     *,
     gpu_memory: Mapping[str, int],
@@ -106,9 +106,11 @@ def derived(
         known,
         gpus=_asked_gpus(deployment, role) or gpus,
         typical=typical or None,
+        waits=_waits(role, parameters),
     )
     tokens = {"kv_cache_max_tokens": found.load.batch * found.load.length}
-    if known is None or not found.fits or deployment.spec.backend != "torch" or "max_batch_size" in given:
+    sized = "max_batch_size" in given and not _waits(role, parameters)
+    if known is None or not found.fits or deployment.spec.backend != "torch" or sized:
         return found
     # The bundled server would take what is free for as many sequences as may run: its cache is what was judged.
     return replace(found, parameters={**({} if tokens.keys() & given.keys() else tokens), **found.parameters})
@@ -121,9 +123,11 @@ def judge_roles(
     *,
     gpu_memory: Mapping[str, int],
     gpus: int,
+    settled: bool = False,
 ) -> tuple[RoleFit | Unjudged, ...]:
     """The verdict on each role with the parameters in effect. `gpu_memory` are the bytes of a role's GPUs, as far as
-    they are known beside the spec; `gpus` are the most that a worker may take on one node."""
+    they are known beside the spec; `gpus` are the most that a worker may take on one node. `settled`: nothing follows
+    from the memory any more, as workers have these parameters already."""
     found: list[RoleFit | Unjudged] = []
     for role in deployment.role_names():
         given = _given(role, parameters, with_derived=True)
@@ -132,12 +136,13 @@ def judge_roles(
             found.append(Unjudged(role=role, why=room))
             continue
         model = served(blueprint, deployment.spec.backend, gpu=room.gpu)
-        if any(value.role == role and value.source == "blueprint" for value in parameters):
+        if not settled and any(value.role == role and value.source == "blueprint" for value in parameters):
             defaults = derived(deployment, role, parameters, blueprint, gpu_memory=gpu_memory, gpus=gpus)
             load, split = defaults.load, defaults.split
         else:
             split = split_of(deployment.spec.backend, given) if room.gpu else ONE
             load = load_of(deployment.spec.backend, given, model, split)
+            load = bounded(model, load, split, room) if _waits(role, parameters) else load
         verdict = judge(model, load, split, room)
         possible = () if verdict.fits else changes(model, load, split, room, fp8=deployment.spec.backend != "torch")
         found.append(RoleFit(role=role, load=load, split=split, gpu=room.gpu, verdict=verdict, changes=possible))
@@ -232,11 +237,15 @@ def _selector(deployment: ModelDeployment, role: RoleName) -> Mapping[str, str]:
 
 
 def _given(role: str, parameters: Iterable[ParameterValue], *, with_derived: bool) -> dict[str, object]:
-    """What is asked of a role. A batch size that only a rule gives asks for nothing: its sequences wait for room."""
+    """What is asked of a role."""
     return {
         value.name: value.value
         for value in parameters
-        if value.role == role
-        and (with_derived or value.source != "blueprint")
-        and not (value.name == "max_batch_size" and value.source in ("rule", "default"))
+        if value.role == role and (with_derived or value.source != "blueprint")
     }
+
+
+def _waits(role: str, parameters: Iterable[ParameterValue]) -> bool:
+    """Whether the batch size is no wish of the user, but how many sequences may run if there is room for them."""
+    sources = (value.source for value in parameters if (value.role, value.name) == (role, "max_batch_size"))
+    return any(source in ("rule", "default") for source in sources)

@@ -17,6 +17,14 @@ KubernetesObject = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Deadline:
+    """Seconds after which a worker of a role that still starts is ended; `otherwise`: without the podTemplate's own."""
+
+    in_effect: ParameterValue
+    otherwise: ParameterValue | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Build:
     """Everything a ModelDeployment stands for.
 
@@ -25,7 +33,7 @@ class Build:
     although it works, `revision` the short hash of what prefill and decode workers must agree on. `unknown_fields` are
     fields of a podTemplate that the Kubernetes release of `podfields` does not have: most likely misspelt, but for the
     API server to judge where there is one, as it may be newer. `fits` has the verdict on each role where the model's
-    blueprint is known.
+    blueprint is known, `deadlines` the time that each role has to start.
     """
 
     objects: tuple[KubernetesObject, ...]
@@ -35,6 +43,7 @@ class Build:
     revision: str
     unknown_fields: tuple[Problem, ...] = ()
     fits: tuple[RoleFit | Unjudged, ...] = ()
+    deadlines: tuple[Deadline, ...] = ()
 
     @property
     def misfits(self) -> tuple[Problem, ...]:

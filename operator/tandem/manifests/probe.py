@@ -46,10 +46,11 @@ def blueprint_name(model: ModelSource) -> str | None:
 
 
 def probe_job(
-    blueprint: Mapping[str, Any], source: PvcSource | HubSource, *, image: str, pulled: Mapping[str, Any]
+    blueprint: Mapping[str, Any], source: PvcSource | HubSource, *, mark: str, image: str, pulled: Mapping[str, Any]
 ) -> KubernetesObject:
     """The Job for a ModelBlueprint. Its pod has no account's token, changes nothing, and tells what it found as its
-    termination message. `pulled` has imagePullPolicy and imagePullSecrets of a deployment that uses the model."""
+    termination message. `mark` tells looks at different contents apart. `pulled` has imagePullPolicy and
+    imagePullSecrets of a deployment that uses the model."""
     metadata = blueprint["metadata"]
     told = {
         "labels": {
@@ -57,15 +58,15 @@ def probe_job(
             names.LABEL_COMPONENT: COMPONENT,
             names.LABEL_MANAGED_BY: names.APP,
         },
-        "annotations": {labels.BLUEPRINT: f"{metadata['name']}/{metadata['uid']}"},
+        "annotations": {labels.BLUEPRINT: f"{metadata['name']}/{mark}"},
     }
     owner = {"apiVersion": API_VERSION, "kind": "ModelBlueprint", "name": metadata["name"], "uid": metadata["uid"]}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            # One that is made anew under the same name has a Job of its own, at once.
-            "name": names.shortened(f"{metadata['name'].replace('.', '-')}-{names.short_hash(metadata['uid'], 5)}"),
+            # One that is made anew under the same name, or reads another content, has a Job of its own, at once.
+            "name": names.shortened(f"{metadata['name'].replace('.', '-')}-{names.short_hash(mark, 5)}"),
             "namespace": metadata["namespace"],
             **told,
             "ownerReferences": [{**owner, "controller": True}],

@@ -8,10 +8,13 @@ endpoint list has dropped it, then finishes what it began.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tandem.manifests.names import HTTP_PORT_NAME
 
+STARTUP_DEADLINE = "startup_deadline_seconds"
+"""The name that a worker's time to start is shown under, beside the engine parameters."""
 READINESS_PERIOD_SECONDS = 2
 # Time for an EndpointSlice change to reach the routers before SIGTERM.
 DRAIN_SECONDS = 5
@@ -31,6 +34,12 @@ def startup_seconds(weight_bytes: int | None, *, watched: bool) -> int:
     if weight_bytes is None:
         return UNKNOWN_LOAD_SECONDS
     return _LEAST_LOAD_SECONDS + weight_bytes // _SLOWEST_BYTES_PER_SECOND
+
+
+def probe_seconds(startup_probe: Mapping[str, Any]) -> int:
+    """How long a startupProbe lets a container start."""
+    period, tries = startup_probe.get("periodSeconds", 10), startup_probe.get("failureThreshold", 3)
+    return int(startup_probe.get("initialDelaySeconds", 0)) + int(period) * int(tries)
 
 
 def worker_probes(*, liveness_path: str, window_seconds: int) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def test_namespaced_mode_renders_nothing_for_the_cluster(control_plane: ControlP
 def test_namespaced_roles_hold_what_the_cluster_role_holds_but_nodes(control_plane: ControlPlane) -> None:
     wide = by_kind(render(control_plane), "ClusterRole")[0]
     narrow = by_kind(render(control_plane, "--set=watchNamespaces={one}"), "Role")
-    of_nodes = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}
+    of_nodes = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}
     (rules,) = (role["rules"] for role in narrow if role["metadata"]["namespace"] == "one")
     assert [*rules, of_nodes] == wide["rules"]
 

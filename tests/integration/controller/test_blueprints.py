@@ -89,12 +89,6 @@ def test_s3_02_a_blueprint_never_changes(space: Space) -> None:
     assert "a blueprint is immutable" in str(refused.value)
 
 
-def test_a_source_that_is_not_served_yet_says_so(space: Space) -> None:
-    create(space, **{"from": {"jobRef": {"name": "job"}}})
-
-    assert "spec.from.pvc" in find(parsed(space, "NotServedYet")["conditions"], "Parsed")["message"]
-
-
 def test_s3_06_a_design_becomes_facts(space: Space) -> None:
     create(space, design={"hardware": "datacenter_gpu", "context": "8k"})
 

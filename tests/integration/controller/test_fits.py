@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from tandem.api.labels import BLUEPRINT
 from tandem.blueprint.packed import pack
 from tandem.blueprint.text import read_text
-from tandem.kube.resources import JOB
-from tests.integration.controller.api import Object, eventually
+from tandem.kube.resources import JOB, NODE
+from tests.integration.controller.api import Api, Object, Refusal, eventually
 from tests.integration.controller.conftest import Start
 from tests.integration.controller.node import Behaviour, ToldNode, container, loading, status
 from tests.integration.controller.space import Space, condition
@@ -209,6 +210,26 @@ class TestWhatFollows:
         assert [found["metadata"]["name"] for found in blueprints(space)] == ["mine"]
         assert "example/qwen" in arguments(space)
 
+    def test_drift_is_repaired_while_the_blueprint_is_gone(self, space: Space) -> None:
+        head = {"apiVersion": "tandem.dev/v1alpha1", "kind": "ModelBlueprint"}
+        metadata = {"name": "mine", "namespace": space.namespace}
+        space.api.create({**head, "metadata": metadata, "spec": {"from": HUB}})
+        space.create(model={"blueprintRef": {"name": "mine"}}, **memory("16Gi"))
+        space.wait_condition("Ready", "True")
+        (worker,) = space.workers("agg")
+        before = worker["spec"]["template"]
+
+        space.api.delete("ModelBlueprint", space.namespace, "mine")
+        eventually(lambda: "there is no ModelBlueprint mine" in condition(space.get(), "Fits")["message"])
+        container = {"name": "server", "args": ["changed"]}
+        changed = {"spec": {"template": {"spec": {"containers": [{**before["spec"]["containers"][0], **container}]}}}}
+        space.api.merge("Deployment", space.namespace, worker["metadata"]["name"], changed)
+
+        eventually(lambda: space.workers("agg")[0]["spec"]["template"], lambda found: found == before)
+        space.edit(replicas=3)
+        eventually(lambda: space.workers("agg")[0]["spec"]["replicas"], lambda found: found == 3)
+        assert space.workers("agg")[0]["spec"]["template"] == before
+
 
 FAULTS = {
     "killed for memory": (telling("", exit_code=137, reason="OOMKilled"), "ProbeFailed", "OOMKilled"),
@@ -265,6 +286,43 @@ class TestWhatGoesWrong:
 
         space.wait_condition("Fits", "True")
         assert "--max-model-len" in arguments(space)
+
+
+GPU_NODE = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "with-gpus"}}
+
+
+@pytest.fixture
+def gpu_node(api: Api) -> Iterator[str]:
+    """The name of a node that a test may make."""
+    name = GPU_NODE["metadata"]["name"]
+    yield name
+    with suppress(Refusal):
+        api.request("DELETE", NODE.path(None, name))
+
+
+@pytest.mark.usefixtures("operator", "told")
+def test_gpus_are_seen_when_they_come_and_roll_nothing(space: Space, gpu_node: str) -> None:
+    vllm = {"backend": "vllm", "model": HUB, "parameters": {"maxBatchSize": 1}}
+    space.create(**vllm)
+    unknown = space.wait_condition("Fits", "Unknown", "MemoryUnknown")
+    assert "the memory of the role's GPUs is not known" in condition({"status": unknown}, "Fits")["message"]
+    space.wait_applied()
+    before = arguments(space)
+
+    labels = {"nvidia.com/gpu.memory": "81559"}
+    space.api.request("POST", NODE.path(None), {**GPU_NODE, "metadata": {"name": gpu_node, "labels": labels}})
+    assert "of 71.68 GiB" in condition({"status": space.wait_condition("Fits", "True")}, "Fits")["message"]
+
+    merge = "application/merge-patch+json"
+    small = {"metadata": {"labels": {"nvidia.com/gpu.memory": "2048"}}}
+    space.api.request("PATCH", NODE.path(None, gpu_node), small, merge)
+    found = space.wait_condition("Fits", "False", "DoesNotFit")
+    assert "rolled out before this was known" in condition({"status": found}, "Fits")["message"]
+    assert arguments(space) == before
+
+    space.edit(parameters={"maxBatchSize": 2})
+    space.wait_condition("Progressing", "False", "DoesNotFit")
+    assert arguments(space) == before
 
 
 @pytest.mark.usefixtures("operator")

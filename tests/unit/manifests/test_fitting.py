@@ -10,7 +10,7 @@ import pytest
 from tandem.blueprint.text import read_text
 from tandem.manifests.build import build
 from tandem.manifests.fitting import RoleFit, Unjudged, gpu_memory_of, memory_of_labels
-from tests.unit.blueprint.configs import GOLDEN
+from tests.unit.blueprint.configs import GOLDEN, NEMOTRON_NANO
 from tests.unit.manifests.deployments import deployment
 
 MODELS = {each.name: read_text(json.dumps(each.config()), each.name) for each in GOLDEN}
@@ -64,6 +64,55 @@ def test_defaults_follow_from_the_model_and_the_memory(cluster):
     (fit,) = found.fits
     assert isinstance(fit, RoleFit)
     assert fit.verdict.fits
+
+
+def test_a_batch_size_of_a_rule_is_held_against_the_memory_as_sequences_that_wait_for_room(cluster):
+    given = {"maxSeqLen": 131072, "tensorParallelSize": 1}
+    found = built(resource(backend="vllm", parameters=given), cluster, agg=40_960 * 2**20)
+
+    (batch,) = [value for value in found.parameters if value.name == "max_batch_size"]
+    (fit,) = found.fits
+    assert (batch.source, fit.load.batch) == ("rule", batch.value)
+    assert fit.verdict.fits
+    # The cache holds more than one of them, and not all.
+    assert 131072 <= fit.load.cache_tokens < batch.value * 131072
+    assert fit.verdict.parts.total > 0.99 * fit.verdict.available
+
+
+def test_a_batch_size_of_a_rule_that_has_no_room_says_so(cluster):
+    hybrid = read_text(json.dumps(NEMOTRON_NANO), "nemotron")
+    own = {"maxSeqLen": 4096, "tensorParallelSize": 1}
+    two = [
+        build(
+            resource(backend="vllm", parameters=parameters),
+            blueprint=hybrid,
+            cluster=replace(cluster, gpu_memory={"agg": 72 * 2**30}),
+        ).fits[0]
+        for parameters in (own, {**own, "maxBatchSize": 1})
+    ]
+
+    # Each of 128 sequences has a state of 49 MB.
+    assert [fit.load.batch for fit in two] == [128, 1]
+    assert two[0].verdict.parts.kv - two[1].verdict.parts.kv >= 127 * 49_082_368
+    assert [fit.verdict.fits for fit in two] == [False, True]
+    assert two[0].changes[0].parameter == "max_batch_size"
+
+
+def test_the_time_to_start_follows_from_the_bytes_to_load(cluster):
+    own = {"containers": [{"name": "server", "startupProbe": {"periodSeconds": 5, "failureThreshold": 100}}]}
+    found = built(resource(backend="vllm"), cluster, agg=H100)
+    other = built(resource(backend="vllm", roles={"agg": {"podTemplate": {"spec": own}}}), cluster, agg=H100)
+    without = build(resource(backend="vllm"), cluster=cluster)
+
+    seconds = 1800 + LLAMA.weight_bytes // 10**7
+    (deadline,) = found.deadlines
+    told = deadline.in_effect
+    assert (told.role, told.value, told.source) == ("agg", seconds + seconds % 2, "blueprint")
+    assert told.detail == f"blueprint {LLAMA.digest[:12]}"
+    (given,) = other.deadlines
+    assert (given.in_effect.value, given.in_effect.source, given.otherwise) == (500, "user", told)
+    assert [each.in_effect.source for each in without.deadlines] == ["default"]
+    assert [each.in_effect.source for each in built(on_cpu("40Gi"), cluster).deadlines] == ["default"]
 
 
 def test_values_of_the_user_always_win(cluster):
