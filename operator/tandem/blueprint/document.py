@@ -22,6 +22,8 @@ from tandem.blueprint.structure import Structure
 MAX_CHARACTERS = 4 * 1024 * 1024
 MAX_INDEX_CHARACTERS = 32 * 1024 * 1024
 MAX_DEPTH = 64
+# A list of the tensors of the largest models has 200,000; each value takes some hundred bytes while a text is read.
+MAX_VALUES = 500_000
 _MAX_NUMBER = 2**63
 _BESIDE = ("schema_version", "fingerprint", "sizing")  # what `tandem blueprint show -o json` writes beside the facts
 _MAY_BE_NOTHING = frozenset(("norms", "final_norms", "positions", "nextn"))
@@ -37,6 +39,8 @@ def parse_json(text: str, name: str, *, limit: int = MAX_CHARACTERS) -> dict[str
     """
     if len(text) > limit:
         raise refuse(name, f"{len(text)} characters", "the text is too long", f"Give at most {limit} characters.")
+    if (values := text.count(",") + 1) > MAX_VALUES:
+        raise refuse(name, f"{values} values", "the text holds too many values", f"Give at most {MAX_VALUES}.")
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:

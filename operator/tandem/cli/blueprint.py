@@ -98,14 +98,15 @@ def show(
 @click.argument("spec", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Where to write.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed; default: the design's. Changes no dimension.")
-def synth(*, spec: Path, output: Path, seed: int | None) -> None:
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def synth(*, spec: Path, output: Path, seed: int | None, force: bool) -> None:
     """Writes the model that the ModelBlueprint in FILE (with spec.design) describes, and prints the names of files:
     config.json, architecture.yaml, graph.json, params_estimate.json and ablations.yaml; network/, its code in torch;
-    MODEL_CARD.md and DEPLOYMENT.md. The same file gives the same bytes.
+    MODEL_CARD.md and DEPLOYMENT.md. The same file gives the same bytes. Files that are there stay, without --force.
     """
     from tandem.blueprint.synthesis import artefacts
 
-    write_files(output, artefacts(_design(spec, seed)))
+    write_files(output, artefacts(_design(spec, seed)), replace=force)
 
 
 def _design(path: Path, seed: int | None) -> BlueprintDesign:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,8 @@ def _of_directory(path: Path) -> Blueprint:
     config = path / CONFIG
     if not config.is_file():
         fix = f"Name the directory that holds the model's {CONFIG}."
-        raise refuse(str(config), None, "the file does not exist", fix)
+        reason = "this is no file, or a link to none" if os.path.lexists(config) else "the file does not exist"
+        raise refuse(str(config), None, reason, fix)
     return read_text(_text(config, MAX_CHARACTERS), str(config), index=_index(path))
 
 
@@ -59,10 +61,17 @@ def _index(path: Path) -> Index | None:
     index, single = path / INDEX, path / _SINGLE
     if index.is_file():
         document = parse_json(_text(index, MAX_INDEX_CHARACTERS), str(index), limit=MAX_INDEX_CHARACTERS)
-        held = {file.name: file.stat().st_size for file in path.glob("*.safetensors")}
         # Without any weights beside it, the index alone was copied.
-        return read_index(document, place=f"{index}: ", sizes=held or None)
+        return read_index(document, place=f"{index}: ", sizes=_sizes(path) or None)
     return _single(single) if single.is_file() else None
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    """Bytes of the files with weights; a link to a file that is not there counts as not there."""
+    try:
+        return {file.name: file.stat().st_size for file in directory.glob("*.safetensors") if file.is_file()}
+    except OSError as error:
+        raise _unreadable(directory, error) from None
 
 
 def _single(path: Path) -> Index:
@@ -89,11 +98,23 @@ def of_repository(repository: str, revision: str) -> Blueprint:
 
 def _text(path: Path, limit: int) -> str:
     try:
+        if _is_named_pipe(path):
+            raise refuse(
+                str(path), None, "a pipe may stay silent for ever", "Give - and send the text to standard input."
+            )
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise _unreadable(path, error) from None
     return _decoded(data, str(path), limit)
+
+
+def _is_named_pipe(path: Path) -> bool:
+    """A shell's own pipes (/dev/fd/63) have no name, and somebody who writes."""
+    try:
+        return stat.S_ISFIFO(os.lstat(os.path.realpath(path)).st_mode)
+    except OSError:
+        return False
 
 
 def _decoded(data: bytes, name: str, limit: int) -> str:

@@ -1,6 +1,7 @@
 """Blueprints as JSON, and numbers that somebody declares."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,8 +11,18 @@ from hypothesis import strategies as st
 from tandem.api.problems import Refused
 from tandem.blueprint.config import from_config
 from tandem.blueprint.document import canonical, fingerprint, from_dict, to_dict
+from tandem.blueprint.packed import pack, unpack
 from tandem.data import data_dir
-from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, NEMOTRON_NANO, gemma3
+from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, LLAMA4, NEMOTRON_NANO, gemma3
+
+# As operators have left them in the status of resources.
+FIRST_PACKED = json.loads(Path(__file__).with_name("packed_v1.json").read_text())
+FIRST_READ = {
+    "Llama-3.1-8B": GOLDEN[0].config(),
+    "Gemma-3-4B": gemma3(2560, 34, 8, 4, 10240),
+    "DeepSeek-V3": DEEPSEEK_V3,
+    "Llama-4-Scout": LLAMA4,
+}
 
 EVERY_KIND = (*(model.config() for model in GOLDEN), DEEPSEEK_V3, NEMOTRON_NANO, gemma3(2560, 34, 8, 4, 10240))
 DECLARED = {
@@ -128,7 +139,20 @@ def test_s3_15_facts_that_were_written_before_a_field_was_there_are_read():
     assert from_dict(json.loads(json.dumps(written))) == blueprint
 
 
-def test_s3_15_the_resource_has_one_version_so_nothing_is_lost_between_two():
-    resource = yaml.safe_load((data_dir("crds") / "modelblueprints.yaml").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("model", FIRST_PACKED)
+def test_s3_15_facts_that_the_first_version_packed_are_read_without_loss(model):
+    blueprint = unpack(FIRST_PACKED[model], "status.facts")
 
-    assert [version["name"] for version in resource["spec"]["versions"] if version["served"]] == ["v1alpha1"]
+    assert unpack(pack(blueprint), "status.facts") == blueprint
+    read = from_config(FIRST_READ[model])
+    assert (blueprint.digest, blueprint.dims) == (read.digest, read.dims)
+    assert blueprint.weight_bytes > 10**9
+
+
+@pytest.mark.parametrize("path", sorted(data_dir("crds").iterdir()), ids=lambda path: path.name)
+def test_s3_15_a_resource_has_one_version_so_nothing_is_converted(path):
+    resource = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]
+
+    # A second version needs a conversion, and a test that it loses nothing.
+    found = [(version["name"], version["served"], version["storage"]) for version in resource["versions"]]
+    assert (found, resource.get("conversion")) == ([("v1alpha1", True, True)], None)

@@ -114,6 +114,7 @@ def test_any_declared_blueprint_is_read_or_refused(document):
         ("[]", "a map is needed"),
         ("", "malformed JSON"),
         (" " * 5_000_000, "too long"),
+        ("[" + "0," * 600_000 + "0]", "too many values"),
     ],
     ids=lambda text: text[:24],
 )

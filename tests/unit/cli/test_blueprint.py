@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,32 @@ def test_a_file_of_weights_is_told_from_a_configuration(name, tmp_path, capsys):
 
     assert run(["blueprint", "show", str(tmp_path / name)]) == 1
     assert "Name the directory of the model that it belongs to" in capsys.readouterr().err
+
+
+def test_files_that_are_none_are_told_at_once(tmp_path, capsys):
+    for name in ("pipe", "loop", "directory", "dangling"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "pipe" / "config.json")
+    (tmp_path / "loop" / "config.json").symlink_to(tmp_path / "loop" / "config.json")
+    (tmp_path / "directory" / "config.json").mkdir()
+    (tmp_path / "dangling" / "config.json").symlink_to(tmp_path / "absent")
+
+    for name in ("pipe", "loop", "directory", "dangling"):
+        assert run(["blueprint", "show", str(tmp_path / name)]) == 1
+        assert f"{name}/config.json: this is no file, or a link to none" in capsys.readouterr().err
+    assert run(["blueprint", "show", str(tmp_path / "pipe" / "config.json")]) == 1
+    assert "a pipe may stay silent" in capsys.readouterr().err
+    assert run(["blueprint", "show", str(tmp_path / "loop" / "config.json")]) == 1
+    assert "it cannot be read" in capsys.readouterr().err
+
+
+def test_weights_that_a_link_leads_nowhere_to_are_told(model, capsys, tmp_path):
+    index = {"metadata": {"total_size": 16_060_522_496}, "weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
+    path = model(**{"model.safetensors.index.json": json.dumps(index).encode(), "b.safetensors": b"x"})
+    (tmp_path / "model" / "a.safetensors").symlink_to(tmp_path / "absent")
+
+    assert run(["blueprint", "show", path]) == 1
+    assert "a.safetensors" in capsys.readouterr().err
 
 
 def test_a_model_on_standard_input(capsys, monkeypatch):
@@ -318,6 +345,22 @@ def test_s3_16_a_design_becomes_files(tmp_path, capsys):
     assert {"config.json", "architecture.yaml", "graph.json", "params_estimate.json", "ablations.yaml"} <= set(files)
     assert {"network/model.py", "network/train.py", "MODEL_CARD.md", "DEPLOYMENT.md"} <= set(files)
     assert set(capsys.readouterr().out.splitlines()) == {str(tmp_path / "out" / name) for name in files}
+
+
+def test_files_that_are_there_are_not_replaced_without_force(tmp_path, capsys):
+    first = synthesized(tmp_path, "out")
+    kept = tmp_path / "out" / "network" / "model.py"
+    kept.write_text("mine")
+    (tmp_path / "out" / "config.json").unlink()
+
+    assert run(["blueprint", "synth", str(tmp_path / "spec.yaml"), "-o", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+
+    assert f"would be replaced ({len(first) - 1} of {len(first)} files" in told
+    assert "--force" in told
+    assert kept.read_text() == "mine"
+    assert not (tmp_path / "out" / "config.json").exists()
+    assert synthesized(tmp_path, "out", "--force") == first
 
 
 def test_s3_05_the_files_have_the_numbers_of_the_resource(tmp_path):
