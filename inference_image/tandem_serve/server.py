@@ -32,6 +32,7 @@ from tandem_serve.metrics import ServerMetrics
 from tandem_serve.problems import StartError, load_error
 from tandem_serve.service import Service, Status
 from tandem_serve.settings import Settings
+from tandem_serve.spans import from_environment
 
 if TYPE_CHECKING:
     from tandem_serve.backend import Engine, Running
@@ -103,7 +104,8 @@ class Process:
         self._stalled_after = stalled_after
         self._sock = sock
         self._progress = progress
-        self._service = Service(settings, ServerMetrics())
+        spans = from_environment(os.environ, model=settings.served_name, role=settings.role)
+        self._service = Service(settings, ServerMetrics(), spans=spans)
         self._service.loading = progress.told
         self._stop = asyncio.Event()
         self._http = HttpServer(http_config(create_app(self._service)))
@@ -122,6 +124,7 @@ class Process:
             following.cancel()
             self._http.should_exit = True
             await serving
+            self._service.spans.close()
 
     async def _load_and_serve(self, loop: asyncio.AbstractEventLoop) -> None:
         stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
@@ -147,7 +150,11 @@ class Process:
             raise
         from tandem_serve import backend
 
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False) as session:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            auto_decompress=False,
+            trace_configs=self._service.spans.of_pulls(),
+        ) as session:
             running = backend.connect(engine, self._service, session)
             self._service.attach(running.backend)
             log.info("ready", extra=self._ready_facts())

@@ -20,6 +20,7 @@ from tandem_serve.http import errors
 from tandem_serve.http.keys import ApiKeys
 from tandem_serve.metrics import ServerMetrics
 from tandem_serve.settings import Settings
+from tandem_serve.spans import Spans
 from tandem_serve.timings import Timings
 
 T = TypeVar("T")
@@ -80,12 +81,18 @@ class Service:
     """State of the process. The event loop's thread is the only one that changes it."""
 
     def __init__(
-        self, settings: Settings, metrics: ServerMetrics, *, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: Settings,
+        metrics: ServerMetrics,
+        *,
+        spans: Spans | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.spans = spans or Spans()
         self.clock = clock
-        self.timings = Timings(metrics, clock=clock)
+        self.timings = Timings(metrics, self.spans, clock=clock)
         self.engine_id = uuid.uuid4().hex
         self.created = int(time.time())
         self.status = Status.LOADING
@@ -145,7 +152,7 @@ class Service:
         except QueueFullError:
             self.metrics.refused("queue_full")
             raise errors.queue_full(retry_after=1) from None
-        self.timings.begin(request.seq_id for request in generation.requests)
+        self.timings.begin(generation.requests)
         return generation
 
     def full(self) -> errors.ApiError | None:

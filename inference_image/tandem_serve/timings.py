@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
-from tandem_serve.engine.types import Update
+from tandem_serve.engine.types import SequenceRequest, Update
 from tandem_serve.metrics import ServerMetrics
+from tandem_serve.spans import Spans
 
 
 class _Times:
@@ -19,20 +20,23 @@ class _Times:
 
 
 class Timings:
-    """Belongs to the event loop; `clock` is in seconds."""
+    """Belongs to the event loop; `clock` is in seconds. Spans are told the same news as metrics."""
 
-    def __init__(self, metrics: ServerMetrics, *, clock: Callable[[], float]) -> None:
+    def __init__(self, metrics: ServerMetrics, spans: Spans, *, clock: Callable[[], float]) -> None:
         self._metrics = metrics
+        self._spans = spans
         self._clock = clock
         self._open: dict[int, _Times] = {}
 
-    def begin(self, seq_ids: Iterable[int]) -> None:
+    def begin(self, requests: Sequence[SequenceRequest]) -> None:
         """These sequences have just been queued."""
         now = self._clock()
-        self._open |= {seq_id: _Times(now) for seq_id in seq_ids}
+        self._open |= {request.seq_id: _Times(now) for request in requests}
+        self._spans.begin(requests)
 
     def on_update(self, update: Update) -> None:
         """Takes the news of one sequence."""
+        self._spans.on_update(update)
         times = self._open.get(update.seq_id)
         if times is None:
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -28,9 +29,10 @@ async def get(url: str) -> list[dict[str, Any]]:
 
 
 async def post(url: str, *bodies: str) -> list[dict[str, Any]]:
-    """One request after the other."""
+    """One request after the other, with the API key in the environment."""
     answers = []
-    async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
+    headers = {"Authorization": f"Bearer {os.environ['API_KEY']}"} if os.environ.get("API_KEY") else {}
+    async with aiohttp.ClientSession(timeout=TIMEOUT, headers=headers) as session:
         for body in bodies:
             async with session.post(url, json=json.loads(body)) as answer:
                 answers.append(await _read(answer))

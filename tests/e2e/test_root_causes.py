@@ -145,6 +145,13 @@ CASES = (
         ("no-such-secret",),
     ),
     Case(
+        "keys-missing",
+        {"access": {"apiKeysSecretRef": {"name": "no-such-keys"}}},
+        lambda view: view.event('secret "no-such-keys" not found'),
+        "SecretNotFound",
+        ("no-such-keys",),
+    ),
+    Case(
         "quota-exceeded",
         {},
         View.not_created,

@@ -159,9 +159,9 @@ class Workspace:
         status = self._kubectl("get", "modeldeployments", "--output=jsonpath={.items[*].status}", check=False).stdout
         return f"{wide}\n{status[-6000:]}"
 
-    def post(self, name: str, path: str, *bodies: Object) -> list[Answer]:
-        """Posts to the deployment's address from the client pod, one request after the other."""
-        return self._answers("post", self._url(name, path), *map(json.dumps, bodies))
+    def post(self, name: str, path: str, *bodies: Object, key: str = "") -> list[Answer]:
+        """Posts to the deployment's address from the client pod, one after the other, perhaps with an API key."""
+        return self._answers("post", self._url(name, path), *map(json.dumps, bodies), key=key)
 
     def assert_recites(self, name: str, texts: Sequence[str] = ()) -> None:
         """Passages (by default the first one) come back word for word from their beginnings."""
@@ -205,8 +205,9 @@ class Workspace:
     def _url(self, name: str, path: str) -> str:
         return f"http://{name}.{self.namespace}:8000{path}"
 
-    def _answers(self, *arguments: str) -> list[Answer]:
-        done = self._kubectl("exec", CLIENT, "--", "python", f"/scripts/{SCRIPT.name}", *arguments)
+    def _answers(self, *arguments: str, key: str = "") -> list[Answer]:
+        program = ("env", f"API_KEY={key}", "python", f"/scripts/{SCRIPT.name}")
+        done = self._kubectl("exec", CLIENT, "--", *program, *arguments)
         return [Answer(**answer) for answer in json.loads(done.stdout)]
 
     def _options(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp
 
 from tandem_serve.http import chat, completions, errors, kv, models, native
@@ -12,10 +13,13 @@ from tandem_serve.service import Service
 LARGE_BODIES = 4
 """So many of the largest bodies may be in memory at once; read, each takes many times its size."""
 
+NOTHING_OF_ITS_OWN = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
+"""FastAPI would send words of errors, which may quote a prompt; see `tandem_serve.spans` for what is sent."""
+
 
 def create_app(service: Service) -> ASGIApp:
     """An ASGI application that answers for `service`; usable before the model is loaded."""
-    app = FastAPI(title="tandem-serve", docs_url=None, redoc_url=None)
+    app = FastAPI(title="tandem-serve", docs_url=None, redoc_url=None, telemetry=NOTHING_OF_ITS_OWN)
     errors.install(app)
     for module in (native, completions, chat, models, kv):
         app.include_router(module.router(service))
@@ -27,4 +31,4 @@ def create_app(service: Service) -> ASGIApp:
         full=service.full,
         allows=None if service.keys is None else service.keys.allows,
     )
-    return Edge(app, rules, on_answer=service.metrics.answered)
+    return Edge(app, rules, on_answer=service.metrics.answered, spans=service.spans)

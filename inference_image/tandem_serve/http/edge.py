@@ -16,6 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tandem_serve.http.errors import ApiError, body_too_large, error_body, failed, too_many_bodies, wrong_key
+from tandem_serve.spans import Spans
 
 log = logging.getLogger(__name__)
 _SAFE_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
@@ -66,10 +67,13 @@ class EdgeRules:
 class Edge:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, rules: EdgeRules, *, on_answer: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, rules: EdgeRules, *, on_answer: Callable[[str, int], None], spans: Spans | None = None
+    ) -> None:
         self._app = app
         self._rules = rules
         self._on_answer = on_answer
+        self._spans = spans or Spans()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -77,10 +81,13 @@ class Edge:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, self._rules)
-        try:
-            await exchange.run(self._app)
-        finally:
-            self._on_answer(getattr(scope.get("route"), "path", "other"), exchange.status)
+        with self._spans.request(scope, request_id=exchange.request_id) as answered:
+            try:
+                await exchange.run(self._app)
+            finally:
+                route = getattr(scope.get("route"), "path", "other")
+                self._on_answer(route, exchange.status)
+                answered(route, exchange.status)
 
 
 class _NotTakenError(Exception):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from tandem.api import patterns
+from tandem.api.access import Access
 from tandem.api.amounts import resource_rules
 from tandem.api.base import (
     ApiModel,
@@ -23,6 +24,7 @@ from tandem.api.base import (
 )
 from tandem.api.parameters import EngineParameters
 from tandem.api.status import DeploymentStatus
+from tandem.api.tracing import Tracing
 
 Backend = Literal["torch", "vllm", "sglang", "trtllm"]
 Mode = Literal["agg", "disagg"]
@@ -130,8 +132,8 @@ class Role(ApiModel):
         Rule(
             cel=f"!has(self.extraArgs) || self.extraArgs.all(a, !a.matches(r'{INLINE_CREDENTIAL}'))",
             reason="extraArgs must not carry a secret",
-            fix="Put it in a Secret and refer to it: model.hub.tokenSecretRef, or env valueFrom.secretKeyRef in "
-            "podTemplate.",
+            fix="Put it in a Secret and refer to it: model.hub.tokenSecretRef, access.apiKeysSecretRef (the keys of "
+            "clients), or env valueFrom.secretKeyRef in podTemplate.",
             field="extraArgs",
             holds=lambda role: not any(_names_secret(argument) for argument in role.extra_args or ()),
         ),
@@ -274,6 +276,9 @@ class DeploymentSpec(ApiModel):
     """What is wanted."""
 
     example: ClassVar = "{model: {hub: {repo: OWNER/NAME}}}"
+    not_fields: ClassVar = dict.fromkeys(
+        ("apikey", "apikeys"), "Put the keys in a Secret and write access: {apiKeysSecretRef: {name: SECRET}}."
+    )
     cel_rules: ClassVar = (
         Rule(
             cel="self.mode != 'agg' || !has(self.roles) || (!has(self.roles.prefill) && !has(self.roles.decode))",
@@ -331,6 +336,8 @@ class DeploymentSpec(ApiModel):
     rules: RuleSource | None = None
     templates: TemplateSource | None = None
     router: Router | None = None
+    access: Access | None = None
+    tracing: Tracing | None = None
     rollout: Rollout | None = None
     override_fits: bool | None = Field(
         None, description="Roll out although a worker needs more memory than it has by the model's blueprint."

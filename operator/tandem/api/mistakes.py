@@ -22,6 +22,7 @@ from tandem.api.yaml_in import dotted
 MAX_KNOWN = 16
 _NO_HINTS: Mapping[str, str] = {}
 _SECRETS = ("token", "password", "secret", "apikey", "credential")
+_FOR_SECRETS = (*_SECRETS, "secretref")  # where a Secret's name is due, somebody may write what is in it
 _QUANTITY_FIX = "Write a number with a unit, like 2, 500m or 4Gi."
 _PATTERNS = {pattern.regex: pattern for pattern in patterns.ALL}
 _UNITS = {
@@ -173,7 +174,7 @@ def _wrong(detail: Any, location: Location, places: Places, model: type[BaseMode
     value = detail["input"]
     reason, fix = words_of(detail, places.written(location))
     if detail["type"] == "model_type":
-        fix = _mapping_fix(_model_at(model, location), value)
+        fix = _mapping_fix(_model_at(model, location), None if _is_secret(location, value) else value)
     if value is None and _model_at(model, location) is None:
         reason, fix = f"{reason}, and nothing is written here", "Write a value, or remove the line."
     return Problem(places.path(location), _shown(location, value, places), reason, fix, _raw(location, value))
@@ -316,7 +317,7 @@ def _is_secret(location: Location, value: object) -> bool:
 
 def _names_secret(name: str) -> bool:
     form = simplified(name)
-    return form.endswith(_SECRETS) or bool(difflib.get_close_matches(form, _SECRETS, n=1))
+    return form.endswith(_FOR_SECRETS) or bool(difflib.get_close_matches(form, _SECRETS, n=1))
 
 
 def _shorten_text(text: str) -> str:

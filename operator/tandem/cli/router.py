@@ -19,6 +19,7 @@ DOCUMENTED = {
     "served_model_name": "Name under which clients ask for the model.",
     "host": "Address to listen on.",
     "port": "Port to listen on; 0 takes a free one.",
+    "api_key_file": "File with one API key per line, read again when it changes; clients without one get a 401.",
     "max_held_bytes": "Request bodies of all requests under way together; 503 beyond.",
     "attempts": "Pairs (or workers) tried for one request.",
     "prefill_seconds": "Limit of a prefill leg: queue and prompt.",

@@ -21,12 +21,14 @@ from tandem.gateway.audit import Audit
 from tandem.gateway.body import Room
 from tandem.gateway.call import Kind
 from tandem.gateway.fleet import FleetView
+from tandem.gateway.keys import ApiKeys
 from tandem.gateway.legs import Legs
 from tandem.gateway.lifecycle import Lifecycle, Phase
 from tandem.gateway.loading import LoadingBoard
 from tandem.gateway.metrics import Metrics
 from tandem.gateway.proxy import Proxy, Services
 from tandem.gateway.settings import RouterSettings
+from tandem.gateway.spans import Spans
 from tandem.gateway.targets import Targets
 from tandem.gateway.upstream import Upstream
 
@@ -61,12 +63,17 @@ class World:
     source: Callable[[FleetView, Callable[[], None]], Source]
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    spans: Spans = field(default_factory=Spans)
     draw: Callable[[], float] = field(default_factory=lambda: random.Random().random)  # noqa: S311 - spreads load
 
 
 def create_app(settings: RouterSettings, *, lifecycle: Lifecycle, world: World) -> FastAPI:
-    """The router; `world.source` is given the view to publish to and a callback for failed reads."""
+    """The router; `world.source` is given the view to publish to and a callback for failed reads.
+
+    Raises `Refused` for a file of API keys that cannot be used.
+    """
     view = FleetView()
+    keys = None if settings.api_key_file is None else ApiKeys(settings.api_key_file, clock=world.clock)
     targets = Targets(view, policy=settings.policy, clock=world.clock, draw=world.draw)
     metrics = Metrics(view, targets)
 
@@ -78,14 +85,17 @@ def create_app(settings: RouterSettings, *, lifecycle: Lifecycle, world: World) 
             max_answer_bytes=settings.max_answer_bytes,
         )
         legs = Legs(
-            settings=settings, targets=targets, upstream=upstream, metrics=metrics, clock=world.clock, draw=world.draw
-        )
+            settings=settings, targets=targets, upstream=upstream, metrics=metrics, spans=world.spans,
+            clock=world.clock, draw=world.draw,
+        )  # fmt: skip
         attempts = Attempts(
             settings=settings, view=view, targets=targets, legs=legs, metrics=metrics,
             clock=world.clock, sleep=world.sleep, draw=world.draw,
         )  # fmt: skip
         room = Room(settings.max_held_bytes, retry_after=settings.retry_after_seconds)
-        services = Services(settings, attempts, lifecycle, room, metrics, world.audit, world.clock)
+        services = Services(
+            settings, attempts, lifecycle, room, metrics, world.audit, world.clock, keys=keys, spans=world.spans
+        )
         for path, methods, kind, done_marker in ROUTES:
             proxy = Proxy(services, route=path, kind=kind, done_marker=done_marker)
             app.router.routes.append(Route(path, proxy, methods=methods))
@@ -109,7 +119,7 @@ def create_app(settings: RouterSettings, *, lifecycle: Lifecycle, world: World) 
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        # Nothing about requests leaves this process but what it logs and counts itself.
+        # Nothing about requests leaves this process but what it logs, counts and (see `spans`) sends itself.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     _add_probes(app, lifecycle=lifecycle, view=view, metrics=metrics)

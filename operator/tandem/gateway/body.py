@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from starlette.types import Receive, Scope
 
 from tandem.gateway.errors import HttpError, bad_request, too_large, too_many_bodies
 from tandem.gateway.protocol import Body, encode, strip
+
+DISCARD_SECONDS = 5.0
 
 
 class ClientGone(Exception):
@@ -76,6 +79,23 @@ async def read(scope: Scope, receive: Receive, *, limit: int, take: Callable[[in
         chunks.append(chunk)
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def discard(receive: Receive, *, limit: int) -> bool:
+    """Reads a body without keeping it; whether it came to its end within `limit` bytes and 5 s. Raises ClientGone."""
+    size = 0
+    try:
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while size <= limit:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                size += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return True
+    except TimeoutError:
+        pass
+    return False
 
 
 def parse(raw: bytes) -> RequestBody:

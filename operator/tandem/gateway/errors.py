@@ -53,6 +53,16 @@ def bad_request(message: str) -> HttpError:
     return HttpError(400, message, kind="invalid_request_error", code="invalid_body")
 
 
+def wrong_key(*, given: bool) -> HttpError:
+    """401: without an API key, or with one that is not known."""
+    if given:
+        message = "Incorrect API key provided."
+    else:
+        message = "You did not provide an API key. Send it in the header Authorization: Bearer YOUR_KEY."
+    headers = {"www-authenticate": "Bearer"}
+    return HttpError(401, message, kind="invalid_request_error", code="invalid_api_key", headers=headers)
+
+
 def body_too_slow(seconds: float) -> HttpError:
     """408: the body did not arrive in time."""
     return HttpError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ from tandem.gateway.pairing import Pair
 from tandem.gateway.protocol import Backend, BadHandoff, Handoff
 from tandem.gateway.retry import Fault, Outcome, Verdict, judge
 from tandem.gateway.settings import RouterSettings
+from tandem.gateway.spans import Spans
 from tandem.gateway.targets import Targets
 from tandem.gateway.upstream import Answer, Leg, LegFailed, StreamAnswer, StreamBroken, Upstream, parse_answer
 
@@ -70,6 +72,7 @@ class Legs:
         targets: Targets,
         upstream: Upstream,
         metrics: Metrics,
+        spans: Spans,
         clock: Callable[[], float],
         draw: Callable[[], float],
     ) -> None:
@@ -77,6 +80,7 @@ class Legs:
         self._targets = targets
         self._upstream = upstream
         self._metrics = metrics
+        self._spans = spans
         self._clock = clock
         self._draw = draw
         self._driver = driver(settings.backend)
@@ -210,18 +214,24 @@ class Legs:
         headers = call.headers.copy()
         headers["X-Request-Id"] = identity
         seconds = max(0.001, min(limit, deadline - self._clock()))
+        span = self._spans.leg(endpoint, headers)
         leg = Leg(endpoint, call.method, call.path, headers, content, seconds)
         try:
             answer = await self._upstream.send(leg)
         except LegFailed as cause:
+            span.end(cause.outcome.label, status=cause.outcome.status or None)
             self._metrics.attempted(endpoint, cause.outcome.label)
             self._judge_worker(endpoint, cause.outcome)
             raise _AtWorker(endpoint, cause) from None
         except asyncio.CancelledError:
+            span.end("cancelled")
             self._metrics.attempted(endpoint, "cancelled")
             raise
         self._metrics.attempted(endpoint, "ok")
         self._targets.circuits.reached(endpoint.identity)
+        if isinstance(answer, StreamAnswer):
+            return replace(answer, on_close=partial(span.end, "ok", status=answer.status))
+        span.end("ok", status=answer.status)
         return answer
 
     def _judge_worker(self, endpoint: Endpoint, outcome: Outcome) -> None:

@@ -19,6 +19,7 @@ from tandem.gateway.balance import Policy
 from tandem.gateway.body import ClientGone, RequestBody, Room
 from tandem.gateway.call import Call, Kind, Record
 from tandem.gateway.errors import HttpError
+from tandem.gateway.keys import ApiKeys
 from tandem.gateway.legs import Opened
 from tandem.gateway.lifecycle import Lifecycle
 from tandem.gateway.metrics import Metrics
@@ -26,6 +27,7 @@ from tandem.gateway.pairing import Pair
 from tandem.gateway.prefix import prefix_of
 from tandem.gateway.relay import RawHeaders, StreamRelay
 from tandem.gateway.settings import RouterSettings
+from tandem.gateway.spans import Spans
 from tandem.gateway.upstream import StreamAnswer
 
 # The de-facto status for "the client closed the request"; seen in logs only.
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Services:
-    """What every route works with; `clock` gives monotonic seconds."""
+    """What every route works with; `clock` gives monotonic seconds, without `keys` everyone may ask."""
 
     settings: RouterSettings
     attempts: Attempts
@@ -47,6 +49,8 @@ class Services:
     metrics: Metrics
     audit: Audit
     clock: Callable[[], float]
+    keys: ApiKeys | None
+    spans: Spans
 
 
 class Proxy:
@@ -69,7 +73,7 @@ class Proxy:
         )
         exchange = _Exchange(services, record, send, done_marker=self._done_marker)
         try:
-            with services.room.share() as take:
+            with services.spans.request(scope["headers"], record), services.room.share() as take:
                 await self._serve(exchange, scope, receive, take)
         finally:
             now = services.clock()
@@ -81,7 +85,11 @@ class Proxy:
 
     async def _serve(self, exchange: _Exchange, scope: Scope, receive: Receive, take: Callable[[int], None]) -> None:
         loop = asyncio.get_running_loop()
+        keys = self._services.keys
         try:
+            if keys is not None and not keys.allows(scope["headers"]):
+                await self._keep_out(exchange, scope, receive)
+                return
             request = await self._read(scope, receive, take)
         except ClientGone:
             exchange.client_gone()
@@ -106,6 +114,12 @@ class Proxy:
             exchange.client_gone()
         else:
             await exchange.stopped()
+
+    async def _keep_out(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
+        given = {name for name, _ in scope["headers"]}
+        # Whoever waits for leave to send gets its answer instead; others would lose it while they still send.
+        complete = b"expect" not in given and await body.discard(receive, limit=self._services.settings.max_body_bytes)
+        await exchange.fail(errors.wrong_key(given=b"authorization" in given), close=not complete)
 
     async def _read(self, scope: Scope, receive: Receive, take: Callable[[int], None]) -> RequestBody | None:
         settings = self._services.settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import random
 import signal
 import socket
@@ -24,6 +25,7 @@ from tandem.gateway.discovery.file import FileSource
 from tandem.gateway.fleet import FleetView
 from tandem.gateway.lifecycle import Lifecycle
 from tandem.gateway.settings import RouterSettings
+from tandem.gateway.spans import from_environment
 
 BACKLOG = 2048
 # Longer than the idle time of usual load balancers, so that it is they who close idle connections.
@@ -39,8 +41,12 @@ def run(settings: RouterSettings) -> None:
     _log_as_json()
     lifecycle = Lifecycle()
     listener = bind(settings.host, settings.port)
-    app = create_app(settings, lifecycle=lifecycle, world=default_world(settings))
-    asyncio.run(_serve_until_signalled(app, settings, lifecycle=lifecycle, listener=listener))
+    world = default_world(settings)
+    app = create_app(settings, lifecycle=lifecycle, world=world)
+    try:
+        asyncio.run(_serve_until_signalled(app, settings, lifecycle=lifecycle, listener=listener))
+    finally:
+        world.spans.close()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -64,9 +70,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def default_world(settings: RouterSettings) -> World:
-    """Real time, real sources, audit lines on standard output."""
+    """Real time, real sources, audit lines on standard output, spans where the environment says."""
     audit = JsonAudit(emit=_print_line, stamp=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
-    return World(audit=audit, source=lambda view, on_failure: make_source(settings, view, on_failure))
+    spans = from_environment(os.environ, deployment=settings.deployment)
+    return World(audit=audit, spans=spans, source=lambda view, on_failure: make_source(settings, view, on_failure))
 
 
 def make_source(settings: RouterSettings, view: FleetView, on_failure: Callable[[], None]) -> Source:

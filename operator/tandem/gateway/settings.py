@@ -38,6 +38,8 @@ class RouterSettings:
     policy: Policy = Policy.LEAST_LOADED
     host: str = "0.0.0.0"
     port: int = 8000
+    # One API key per line; without it whoever reaches the router may ask.
+    api_key_file: Path | None = None
     # A prompt of 128k tokens is half a megabyte as text, one as token ids; the rest is room for images in a chat.
     max_body_bytes: int = 8 * 2**20
     # Bodies of all requests under way; each takes two to three times its size in memory.

@@ -10,7 +10,7 @@ import asyncio
 import errno
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -51,17 +51,22 @@ class WholeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class StreamAnswer:
-    """A stream of server-sent events: `first` is here, `rest` yields more whole events and raises `StreamBroken`."""
+    """A stream of server-sent events: `first` is here, `rest` yields more whole events and raises `StreamBroken`.
+
+    `on_close` is called when the stream is over, or given up.
+    """
 
     status: int
     headers: CIMultiDictProxy[str]
     first: bytes
     rest: AsyncIterator[bytes]
     response: aiohttp.ClientResponse
+    on_close: Callable[[], None] = lambda: None
 
     def close(self) -> None:
         """Ends the request at the worker when it is not at its end."""
         self.response.close()
+        self.on_close()
 
 
 Answer = WholeAnswer | StreamAnswer

@@ -74,7 +74,13 @@ class Chunk:
 
 
 async def stream_answer(
-    session: aiohttp.ClientSession, base_url: str, *, model: str, prompt: str, max_tokens: int | None
+    session: aiohttp.ClientSession,
+    base_url: str,
+    *,
+    model: str,
+    prompt: str,
+    max_tokens: int | None,
+    api_key: str | None = None,
 ) -> AsyncIterator[Chunk]:
     """The deployment's greedy answer to a prompt, as it comes; raises `Refused` with what was said instead."""
     url = f"{base_url}/v1/completions"
@@ -83,7 +89,8 @@ async def stream_answer(
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-    async with session.post(url, json=body, timeout=timeout) as response:
+    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    async with session.post(url, json=body, headers=headers, timeout=timeout) as response:
         if response.status != 200:
             raise _refused(url, f"HTTP {response.status}", await response.text())
         async for line in response.content:

@@ -99,7 +99,9 @@ def _referenced(source: ValueSource, facts: PodFacts, sources: Sources, where: s
         return _required(found, key, f"{where}.configMapKeyRef", "this ConfigMap key is not known", CONFIG_MAP_FIX)
     if key := source.secret_key_ref:
         found = sources.secrets.get((key.name, key.key))
-        return _required(found, key, f"{where}.secretKeyRef", "this Secret key is not known", _key_fix(key))
+        return _required(
+            found, key, f"{where}.secretKeyRef", "this Secret key is not known", key_fix(key.name, key.key)
+        )
     raise _Unresolved(f"{where}.{source.unknown}", "", "local mode cannot resolve this source", "Give a plain value.")
 
 
@@ -131,6 +133,7 @@ def whole_secret_fix(name: str) -> str:
     return f"Add --secret {name}/KEY=VARIABLE for each of its keys."
 
 
-def _key_fix(key: KeyRef) -> str:
-    variable = re.sub(r"\W", "_", f"{key.name}_{key.key}").upper()
-    return f"Put it in an environment variable and add --secret {key.name}/{key.key}={variable}."
+def key_fix(name: str, key: str) -> str:
+    """What to do about a key of a Secret that is not known."""
+    variable = re.sub(r"\W", "_", f"{name}_{key}").upper()
+    return f"Put it in an environment variable and add --secret {name}/{key}={variable}."

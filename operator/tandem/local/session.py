@@ -15,7 +15,7 @@ from tandem.local.client import stream_answer
 from tandem.local.display import Display, show_tail
 from tandem.local.signals import run_until_signalled
 from tandem.local.supervisor import Supervisor, UnitFailed
-from tandem.local.up import LocalOptions, address, plan_deployment, run_directory, running, watched
+from tandem.local.up import LocalOptions, address, api_key, plan_deployment, run_directory, running, watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +44,29 @@ async def _session(
             with Display(plan, console, verbose=verbose) as display:
                 async with running(plan, directory=directory, observer=display) as supervisor:
                     display.close()
-                    await _serve(supervisor, question, model=deployment.served_name, display=display)
+                    if question is None:
+                        await _serve(supervisor, model=deployment.served_name, display=display)
+                    else:
+                        key = api_key(deployment, options.secrets)
+                        answering = _print_answer(address(plan), question, model=deployment.served_name, key=key)
+                        await watched(supervisor, answering)
     except UnitFailed as failure:
         show_tail(console, failure.cause)
         raise refused_by(failure) from None
     return 0
 
 
-async def _serve(supervisor: Supervisor, question: Question | None, *, model: str, display: Display) -> None:
-    base_url = address(supervisor.plan)
-    if question is None:
-        display.say(f"{supervisor.plan.deployment} answers as model {model}; Ctrl-C ends it")
-        click.echo(base_url)
-        await supervisor.until_failed()
-        return
-    await watched(supervisor, _print_answer(base_url, question, model=model))
+async def _serve(supervisor: Supervisor, *, model: str, display: Display) -> None:
+    display.say(f"{supervisor.plan.deployment} answers as model {model}; Ctrl-C ends it")
+    click.echo(address(supervisor.plan))
+    await supervisor.until_failed()
 
 
-async def _print_answer(base_url: str, question: Question, *, model: str) -> None:
+async def _print_answer(base_url: str, question: Question, *, model: str, key: str | None) -> None:
     async with aiohttp.ClientSession() as session:
-        answer = stream_answer(session, base_url, model=model, prompt=question.prompt, max_tokens=question.max_tokens)
+        answer = stream_answer(
+            session, base_url, model=model, prompt=question.prompt, max_tokens=question.max_tokens, api_key=key
+        )
         async for chunk in answer:
             click.echo(chunk.text, nl=False)
     click.echo()

@@ -15,6 +15,7 @@ import aiohttp
 from tandem.api.deployment import ModelDeployment
 from tandem.api.problems import Problem, Refused, refuse
 from tandem.local.client import until_router_knows
+from tandem.local.environment import key_fix
 from tandem.local.machine import free_port, port_is_free, this_machine
 from tandem.local.plan import make_plan
 from tandem.local.policy import RestartPolicy
@@ -62,7 +63,11 @@ def run_directory() -> Iterator[Path]:
 
 def plan_deployment(deployment: ModelDeployment, options: LocalOptions, *, directory: Path) -> LocalPlan:
     """What will run; raises `Refused` with everything that is missing, before anything has started."""
-    problems = [*_volume_problems(options.volumes), *_model_problems(deployment, options.volumes)]
+    problems = [
+        *_volume_problems(options.volumes),
+        *_model_problems(deployment, options.volumes),
+        *_key_problems(deployment, options.secrets),
+    ]
     if problems:
         raise Refused(problems)
     built = build(deployment, cluster=options.cluster)
@@ -133,6 +138,23 @@ def _in_spec(problem: Problem, deployment: ModelDeployment) -> Problem:
     if source is None or not of_claim or problem.value != repr(source.claim_name):
         return problem
     return Problem("spec.model.pvc.claimName", problem.value, problem.reason, problem.fix)
+
+
+def api_key(deployment: ModelDeployment, secrets: Mapping[tuple[str, str], str]) -> str | None:
+    """One of the keys that clients of the deployment need; None when they need none, or none is known."""
+    access = deployment.spec.access
+    if access is None or access.api_keys_secret_ref is None:
+        return None
+    reference = access.api_keys_secret_ref
+    return next(iter(secrets.get((reference.name, reference.key), "").split()), None)
+
+
+def _key_problems(deployment: ModelDeployment, secrets: Mapping[tuple[str, str], str]) -> Iterator[Problem]:
+    access = deployment.spec.access
+    reference = access.api_keys_secret_ref if access is not None else None
+    if reference is not None and api_key(deployment, secrets) is None:
+        shown, fix = f"{reference.name}/{reference.key}", key_fix(reference.name, reference.key)
+        yield Problem("spec.access.apiKeysSecretRef", shown, "there are no API keys here", fix)
 
 
 def _volume_problems(volumes: Mapping[str, Path]) -> Iterator[Problem]:

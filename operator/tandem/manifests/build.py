@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tandem.api.deployment import ModelDeployment, RoleName
 from tandem.api.problems import Problem, Refused, refuse
-from tandem.manifests import access, names, router, timing, workers
+from tandem.manifests import access, names, router, timing, tracing, workers
 from tandem.manifests.backends import BACKENDS
 from tandem.manifests.cluster import Cluster
 from tandem.manifests.deadlines import deadlines
@@ -138,6 +138,7 @@ def _placements(deployment: ModelDeployment, rendering: Rendering, cluster: Clus
 def _warnings(parts: workers.Workers, cluster: Cluster, library: Library) -> Iterator[str]:
     yield from _version_warnings(parts.deployment, library)
     yield from _unused_warnings(parts.deployment, cluster)
+    yield from tracing.warnings(parts.deployment)
     yield from (text for role in parts.rendering.roles for text in role.warnings)
     for name in parts.deployment.role_names():
         yield from workers.accelerator_warnings(parts, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tandem.api.deployment import ModelDeployment, Router
-from tandem.manifests import names, timing
+from tandem.manifests import names, timing, tracing
 from tandem.manifests.arguments import as_container_args
 from tandem.manifests.cluster import Cluster
 from tandem.manifests.metadata import Scope
@@ -13,6 +13,9 @@ from tandem.manifests.model import KubernetesObject
 from tandem.manifests.security import pod_security, sealed_container_security
 from tandem.manifests.workers import resource_lists
 
+KEYS_DIR = "/etc/tandem/access"
+KEYS_FILE = "api-keys"
+_KEYS_VOLUME = "api-keys"
 _RESOURCES = {"requests": {"cpu": "100m", "memory": "192Mi"}}
 
 
@@ -50,7 +53,7 @@ def _pod(deployment: ModelDeployment, router: Router, cluster: Cluster, request_
         "command": ["tandem"],
         "args": as_container_args(_arguments(deployment, router, request_seconds)),
         "ports": [{"name": names.HTTP_PORT_NAME, "containerPort": names.HTTP_PORT, "protocol": "TCP"}],
-        "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - in the pod
+        "env": [{"name": "HOME", "value": "/tmp"}, *tracing.router_env(deployment)],  # noqa: S108 - in the pod
         "resources": resource_lists(router.resources) or {kind: dict(value) for kind, value in _RESOURCES.items()},
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - in the pod
         "securityContext": sealed_container_security(),
@@ -59,17 +62,30 @@ def _pod(deployment: ModelDeployment, router: Router, cluster: Cluster, request_
     }
     if spec.image_pull_policy:
         container["imagePullPolicy"] = spec.image_pull_policy
+    keys = _keys_volume(deployment)
+    if keys is not None:
+        container["volumeMounts"].append({"name": _KEYS_VOLUME, "mountPath": KEYS_DIR, "readOnly": True})
     pod: dict[str, Any] = {
         "serviceAccountName": names.router_name(deployment.metadata.name),
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": timing.grace_seconds(request_seconds) + timing.SLACK_SECONDS,
         "securityContext": pod_security(),
         "containers": [container],
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, *([] if keys is None else [keys])],
     }
     if spec.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": reference.name} for reference in spec.image_pull_secrets]
     return pod
+
+
+def _keys_volume(deployment: ModelDeployment) -> dict[str, Any] | None:
+    """The Secret with the clients' API keys: mounted as a directory, because a subPath would never change."""
+    access = deployment.spec.access
+    if access is None or access.api_keys_secret_ref is None:
+        return None
+    reference = access.api_keys_secret_ref
+    items = [{"key": reference.key, "path": KEYS_FILE}]
+    return {"name": _KEYS_VOLUME, "secret": {"secretName": reference.name, "items": items}}
 
 
 def _arguments(deployment: ModelDeployment, router: Router, request_seconds: int) -> list[str]:
@@ -85,6 +101,7 @@ def _arguments(deployment: ModelDeployment, router: Router, request_seconds: int
         *("--request-seconds", str(request_seconds + timing.SLACK_SECONDS)),
         *("--drain-seconds", str(timing.DRAIN_SECONDS)),
         *("--grace-seconds", str(timing.grace_seconds(request_seconds))),
+        *([] if _keys_volume(deployment) is None else ["--api-key-file", f"{KEYS_DIR}/{KEYS_FILE}"]),
     ]
 
 

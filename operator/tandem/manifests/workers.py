@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tandem.api.deployment import ModelDeployment, Resources, RoleName
-from tandem.manifests import names, timing
+from tandem.manifests import names, timing, tracing
 from tandem.manifests.arguments import as_container_args
 from tandem.manifests.backends import BACKENDS
 from tandem.manifests.backends.base import BackendPods, Part
@@ -240,6 +240,7 @@ def _env(workers: Workers, role: RoleRendering, backend: BackendPods) -> list[di
     ]
     known = {item["name"] for item in env}
     env += [{"name": key, "value": value} for key, value in role.environment.items() if key not in known]
+    env += tracing.worker_env(workers.deployment)
     return env + [dict(item) for item in workers.access.env]
 
 

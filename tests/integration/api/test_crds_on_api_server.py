@@ -133,6 +133,13 @@ def test_scale_sets_the_generating_roles_replicas(control_plane, server, namespa
             "extraArgs must not carry a secret",
         ),
         (
+            "ModelDeployment",
+            {"model": SOURCE, "access": {"apiKeys": "k"}},
+            "put the keys in a Secret, one per line, and",
+        ),
+        ("ModelDeployment", {"model": SOURCE, "access": {}}, "access names no keys, so nobody would be kept out"),
+        ("ModelDeployment", {"model": SOURCE, "access": {"apiKeysSecretRef": {"key": "k"}}}, "apiKeysSecretRef.name"),
+        (
             "ModelRoute",
             {"virtualModel": "m", "chain": [{"name": "a", "openai": {"baseUrl": "https://x/v1", "apiKey": "t"}}]},
             "put it in a Secret and name it in secretRef",
@@ -165,6 +172,21 @@ def test_the_api_server_itself_refuses_and_says_what_to_do(server, kind, spec, e
 
     assert expected in (refusal_of_server(server, document) or "accepted")
     assert not accepted_by_model(document)
+
+
+def test_the_key_of_api_keys_has_a_default(control_plane, server, namespace):
+    spec = {"model": SOURCE, "access": {"apiKeysSecretRef": {"name": "clients"}}}
+    control_plane.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(resource("ModelDeployment", spec)))
+
+    access = control_plane.get("md", "x", "-n", namespace)["spec"]["access"]
+    assert access == {"apiKeysSecretRef": {"name": "clients", "key": "api-keys"}}
+
+
+def test_inline_keys_are_not_in_the_refusal(server):
+    for access in ({"apiKeys": "hunter2"}, {"apiKeys": ["hunter2"]}, {"apiKeysSecretRef": "hunter2"}):
+        refusal = refusal_of_server(server, resource("ModelDeployment", {"model": SOURCE, "access": access}))
+        assert refusal is not None
+        assert "hunter2" not in refusal
 
 
 def test_a_changed_blueprint_is_refused(control_plane, server, namespace):
@@ -211,6 +233,8 @@ VALID = {
         "rules": {"set": "benchmark", "configMapRef": {"name": "r"}},
         "templates": {"configMapRef": {"name": "t"}},
         "router": {"replicas": 1, "policy": "roundRobin"},
+        "access": {"apiKeysSecretRef": {"name": "clients", "key": "keys"}},
+        "tracing": {"endpoint": "http://collector:4318"},
         "rollout": {"maxSurge": 2},
     },
     "ModelBlueprint": {"from": {"configMapRef": {"name": "c", "key": "config.json"}}, "budget": {"maxParams": 5}},

@@ -142,6 +142,32 @@ def test_a_volume_that_cannot_be_mounted_is_told_from_events(api: Api, space: Sp
     assert "keys" in found["rootCause"]["message"]
 
 
+def test_a_missing_secret_with_the_api_keys_is_told_with_the_routers_pod(
+    api: Api, space: Space, node: ToldNode
+) -> None:
+    def without_keys(pod: Object) -> Object:
+        if is_worker(pod):
+            return serving(pod)
+        waits = container(pod, state={"waiting": {"reason": "ContainerCreating"}})
+        return status("Pending", ready=False, since=pod["metadata"]["creationTimestamp"], containers=[waits])
+
+    node.behave = without_keys
+    space.create(mode="agg", access={"apiKeysSecretRef": {"name": "clients"}})
+    (pod,) = eventually(lambda: space.pods("app.kubernetes.io/component=router"))
+    assert {"name": "api-keys", "secret": {**_secret(pod), "secretName": "clients"}} in pod["spec"]["volumes"]
+    _post_event(api, pod, "FailedMount", 'MountVolume.SetUp failed for volume "api-keys" : secret "clients" not found')
+    found = space.wait_condition("RouterReady", "False", "SecretNotFound", timeout=30)
+    assert "clients" in found["rootCause"]["message"]
+    assert found["rootCause"]["pod"] == pod["metadata"]["name"]
+
+    node.behave = serving
+    space.wait_condition("Ready", "True")
+
+
+def _secret(pod: Object) -> Object:
+    return next(volume["secret"] for volume in pod["spec"]["volumes"] if "secret" in volume)
+
+
 def test_unschedulable_pods_are_told(space: Space, node: ToldNode) -> None:
     space.create(mode="agg", roles={"agg": {"podTemplate": {"spec": {"nodeSelector": {"example.com/gpu": "yes"}}}}})
     found = space.wait_condition("Ready", "False", "Unschedulable")

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -212,6 +213,41 @@ def answers(url: str) -> bool:
             return answer.status == 200
     except OSError:
         return False
+
+
+def asked(url: str, key: str) -> int:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_api_keys_come_from_the_secret_and_may_change_while_it_runs(start, stub, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIENTS", "sk-one\nsk-two")
+    file = deployment(tmp_path, access={"apiKeysSecretRef": {"name": "clients", "key": "keys"}})
+    up = start(file, *volume(tmp_path), "--secret", "clients/keys=CLIENTS", "--port", "0")
+    models = up.until_address() + "/v1/models"
+    assert [asked(models, key) for key in ("sk-one", "sk-two", "sk-three", "")] == [200, 200, 401, 401]
+    (keys,) = up.scratch.glob("tandem-local-*/**/api-keys/api-keys")
+    assert keys.stat().st_mode & 0o077 == 0
+    keys.write_text("sk-three\n")
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while asked(models, "sk-three") != 200:
+        assert time.monotonic() < deadline, up.errors
+        time.sleep(0.1)
+    assert asked(models, "sk-one") == 401
+    written = "".join(log.read_text() for log in up.scratch.glob("tandem-local-*/logs/*")) + up.errors
+    assert "sk-" not in written
+    assert "sk-" not in " ".join(argument for process in up.look() for argument in process.cmdline())
+
+
+def test_a_deployment_with_api_keys_and_none_given_is_refused(start, stub, tmp_path):
+    file = deployment(tmp_path, access={"apiKeysSecretRef": {"name": "clients"}})
+    said = refused(start(file, *volume(tmp_path), "--port", "0"))
+    assert "spec.access.apiKeysSecretRef: there are no API keys here (got clients/api-keys)" in said
+    assert "--secret clients/api-keys=CLIENTS_API_KEYS" in said
 
 
 def refused(up: Up) -> str:

@@ -320,6 +320,25 @@ def test_a_secret_is_never_repeated(hub):
     assert "xxx" not in told
 
 
+@pytest.mark.parametrize(
+    ("spec", "path", "words"),
+    [
+        ({"access": {"apiKeys": "hunter2"}}, "spec.access.apiKeys", "name it in access.apiKeysSecretRef: {name, key}"),
+        ({"access": {"apiKeys": ["hunter2"]}}, "spec.access.apiKeys", "a text is needed here"),
+        ({"access": {"apiKey": "hunter2"}}, "spec.access.apiKey", "Write apiKeysSecretRef: {name: SECRET}"),
+        ({"access": {"apiKeysSecretRef": "hunter2"}}, "spec.access.apiKeysSecretRef", "known here: key, name"),
+        ({"access": {}}, "spec.access", "Give apiKeysSecretRef: {name: SECRET}"),
+        ({"apiKeys": "hunter2"}, "spec.apiKeys", "write access: {apiKeysSecretRef: {name: SECRET}}"),
+        ({"router": {"apiKeysSecretRef": {"name": "x"}}}, "spec.router.apiKeysSecretRef", "below spec.access"),
+    ],
+)
+def test_api_keys_in_a_wrong_place_lead_to_the_right_one_and_are_not_shown(spec, path, words):
+    found = problems(spec)
+    told = [(problem.path, f"{problem.reason} {problem.fix}") for problem in found]
+    assert any(at == path and words in text for at, text in told), told
+    assert "hunter2" not in " ".join(str(problem) + json.dumps(problem.as_dict()) for problem in found)
+
+
 @pytest.mark.parametrize("pattern", ALL, ids=lambda pattern: pattern.example)
 def test_the_example_of_a_pattern_obeys_it(pattern):
     assert re.search(pattern.regex, pattern.example)

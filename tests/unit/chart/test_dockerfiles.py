@@ -60,8 +60,9 @@ def test_installer_is_the_version_of_the_set_up() -> None:
     assert len({found and found[1] for found in versions}) == 1
 
 
-def test_operator_image_takes_no_extra_and_drops_the_server() -> None:
-    assert not [line for line in stages()["operator-dependencies"] if "--extra" in line]
+def test_operator_image_takes_no_extra_but_that_of_spans_and_drops_the_server() -> None:
+    taken = [re.findall(r"--extra (\w+)", line) for line in stages()["operator-dependencies"] if "--extra" in line]
+    assert taken == [["otel"]]
     assert stages()["operator"][1] == "COPY --from=operator-application /app /app"
     assert stages()["operator-application"][-1] == "RUN rm -rf /app/tandem_serve /app/bin/tandem-serve"
 

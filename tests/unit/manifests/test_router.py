@@ -3,7 +3,7 @@
 import pytest
 
 from tandem.manifests import Cluster, build
-from tests.unit.manifests.deployments import deployment, of_kind
+from tests.unit.manifests.deployments import deployment, of_kind, server
 
 
 def router(result):
@@ -69,6 +69,47 @@ def test_probes_do_not_depend_on_workers(cluster):
 
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+
+
+def test_api_keys_are_a_directory_of_the_router_alone_which_changes_with_the_secret(cluster):
+    plain = build(deployment(), cluster=cluster)
+
+    result = build(deployment(access={"apiKeysSecretRef": {"name": "clients"}}), cluster=cluster)
+
+    pod = router(result)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert options(result)["--api-key-file"] == "/etc/tandem/access/api-keys"
+    mount = {"name": "api-keys", "mountPath": "/etc/tandem/access", "readOnly": True}
+    assert mount in container["volumeMounts"]
+    secret = {"secretName": "clients", "items": [{"key": "api-keys", "path": "api-keys"}]}
+    assert {"name": "api-keys", "secret": secret} in pod["volumes"]
+    others = [item for item in plain.objects if item["metadata"]["name"] != "qwen-router"]
+    assert [item for item in result.objects if item["metadata"]["name"] != "qwen-router"] == others
+    assert "--api-key-file" not in options(plain)
+
+
+def test_the_key_of_the_secret_may_have_another_name(cluster):
+    access = {"apiKeysSecretRef": {"name": "clients", "key": "mine.txt"}}
+    pod = router(build(deployment(access=access), cluster=cluster))["spec"]["template"]["spec"]
+    (volume,) = (volume for volume in pod["volumes"] if "secret" in volume)
+    assert volume["secret"]["items"] == [{"key": "mine.txt", "path": "api-keys"}]
+
+
+@pytest.mark.parametrize(("backend", "told"), [("torch", 1), ("vllm", 0)])
+def test_the_collector_of_spans_is_named_to_the_router_and_to_workers_that_read_it(cluster, backend, told):
+    tracing = {"endpoint": "http://collector:4318/$(HOME)"}
+    result = build(deployment(backend=backend, tracing=tracing), cluster=cluster)
+
+    variable = {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318/$$(HOME)"}
+    (container,) = router(result)["spec"]["template"]["spec"]["containers"]
+    assert variable in container["env"]
+    assert server(result, "agg")["env"].count(variable) == told
+    assert any(warning.startswith("spec.tracing: the router sends spans") for warning in result.warnings) is not bool(
+        told
+    )
+    plain = build(deployment(backend=backend), cluster=cluster)
+    assert result.revision == plain.revision
+    assert "OTEL" not in str(plain.objects)
 
 
 def test_one_address_leads_to_the_router(cluster):

@@ -9,8 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tandem_serve.engine.loader import LoadedModel
-from tandem_serve.engine.types import EngineStats, Finish, FinishReason, Update
+from tandem_serve.engine.types import EngineStats, Finish, FinishReason, SamplingParams, SequenceRequest, Update
 from tandem_serve.metrics import ServerMetrics
+from tandem_serve.spans import Spans
 from tandem_serve.timings import Timings
 from tests.unit.serve import tiny
 from tests.unit.serve.live import live_server
@@ -38,8 +39,8 @@ def test_gateways_find_the_names_and_labels_they_read() -> None:
 
 def test_times_are_those_of_the_clients() -> None:
     metrics, now = ServerMetrics(), [100.0]
-    timings = Timings(metrics, clock=lambda: now[0])
-    timings.begin([7])
+    timings = Timings(metrics, Spans(), clock=lambda: now[0])
+    timings.begin([SequenceRequest(seq_id=7, request_id="r", prompt=(1,), sampling=SamplingParams(max_tokens=3))])
     for seconds, update in (
         (2.0, Update(seq_id=7, started=True)),
         (1.0, Update(seq_id=7, token_ids=(1,))),
