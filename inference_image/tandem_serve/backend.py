@@ -180,17 +180,22 @@ def connect(engine: Engine, service: Service, session: aiohttp.ClientSession) ->
     """Joins the engine with the service, in the service's event loop."""
     settings, thread, layout = service.settings, engine.thread, engine.core.model.layout
     who = wire.identity(layout, model_digest=engine.core.model.digest, rope=engine.core.model.rope)
-    leases = LeaseStore(seconds=settings.lease_seconds, clock=service.clock, release=thread.release)
+    leases = LeaseStore(
+        seconds=settings.lease_seconds, clock=service.clock, release=thread.release, cancel=thread.cancel
+    )
     source = Source(
         session, who=who, layout=layout, timeout=settings.pull_timeout, stall_seconds=settings.pull_stall_seconds
     )
     puller = KvPuller(source=source, engine=thread, metrics=service.metrics)
 
+    def on_start(request: SequenceRequest) -> None:
+        puller.on_start(request)
+        leases.on_start(request)
+
     def on_update(request: SequenceRequest, update: Update) -> None:
         service.timings.on_update(update)
         puller.on_update(request, update)
-        if request.keep_kv is not None and update.finish is not None and update.finish.kv is not None:
-            leases.put(request.keep_kv, update.finish.kv, request.prompt)
+        leases.on_update(update)
 
     backend = Backend(
         facts=engine.core.facts,
@@ -199,7 +204,7 @@ def connect(engine: Engine, service: Service, session: aiohttp.ClientSession) ->
             thread,
             max_running=settings.max_num_seqs,
             max_queue=settings.config.max_queue,
-            on_start=puller.on_start,
+            on_start=on_start,
             on_update=on_update,
         ),
         grammars=GrammarCompiler(

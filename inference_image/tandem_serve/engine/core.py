@@ -21,7 +21,7 @@ from tandem_serve.engine.pace import Pace
 from tandem_serve.engine.runner import Runner, kv_of
 from tandem_serve.engine.scheduler import Chunk, Scheduler, SchedulerLimits
 from tandem_serve.engine.sequence import Sequence, Stage
-from tandem_serve.engine.types import EngineStats, Finish, FinishReason, SequenceRequest, TokenLogprob, Update
+from tandem_serve.engine.types import EngineStats, Finish, FinishReason, Kept, SequenceRequest, TokenLogprob, Update
 
 if TYPE_CHECKING:
     from tandem_serve.engine.transfer.wire import KvPart
@@ -164,9 +164,14 @@ class EngineCore:
         chosen = self._choose(logits if len(sampled_rows) == len(rows) else logits[sampled_rows], sequences)
         if sequences or self.runner.device.type == "cpu":  # else the step has been started only
             self._learn(plan, self._clock() - began)
-        return [
+        updates = [
             self._commit_safely(sequence, token, logprobs)
             for sequence, (token, logprobs) in zip(sequences, chosen, strict=True)
+        ]
+        return updates + [
+            Update(seq_id=one.seq_id, kept=Kept(one.kv, one.computed))
+            for one in (chunk.sequence for chunk in plan)
+            if one.request.keep_kv is not None and one.stage is not Stage.DONE
         ]
 
     def _learn(self, plan: tuple[Chunk, ...], seconds: float) -> None:
@@ -251,9 +256,9 @@ class EngineCore:
         return Update(seq_id=sequence.seq_id, **news)
 
     def _end(self, sequence: Sequence, reason: FinishReason, *, message: str | None = None, **news: object) -> Update:
-        """Takes the sequence out, and its memory with it unless the KV is to be kept."""
-        keep = sequence.request.keep_kv is not None and reason in (FinishReason.STOP, FinishReason.LENGTH)
-        kv = sequence.kv if keep else None  # views exist: it has computed its prompt
+        """Takes the sequence out, and its memory with it unless that is handed over: somebody may be reading it."""
+        keep = sequence.request.keep_kv is not None and sequence.stage is not Stage.WAITING
+        kv = (sequence.kv or self._memory.view(sequence.blocks)) if keep else None
         self.scheduler.remove(sequence, keep_kv=keep)
         self.stats.finished[reason] = self.stats.finished.get(reason, 0) + 1
         self._measure()

@@ -68,7 +68,7 @@ class SequenceRequest:
     sampling: SamplingParams
     deadline: float | None = None
     keep_kv: str | None = None
-    """Keep the prompt's KV under this id after the end (prefill role); it arrives in `Finish.kv`."""
+    """Hand the prompt's KV over under this id (prefill role): it arrives in `Update.kept` and `Finish.kv`."""
     remote: RemoteKv | None = None
 
 
@@ -91,9 +91,17 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where the KV of a sequence with `keep_kv` is, and of how many tokens it is there by now."""
+
+    kv: Any
+    tokens: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finish:
-    """The end of a sequence. `kv` is the kept KV of the prompt, when asked for."""
+    """The end of a sequence. `kv` is its memory with `keep_kv`, whatever the reason: the receiver releases it."""
 
     reason: FinishReason
     message: str | None = None
@@ -113,6 +121,8 @@ class Update:
     """The sequence left the queue: its memory is reserved."""
     pull_from: int | None = None
     """With a remote KV, when started: the first token whose KV is missing. None: all full blocks are here."""
+    kept: Kept | None = None
+    """With `keep_kv`, after each step that computed some of it, but the last."""
     finish: Finish | None = None
 
 

@@ -29,6 +29,8 @@ def router(service: Service) -> APIRouter:
         openai.check(service, body)
         calling = tools.of_request(service, body)
         job = await prepare(service, body, errors.request_id_of(request), calling)
+        if job.offers_early:
+            return await openai.offered(request, service, job)
         chat = _Chat(service, body, job, calling)
         if body.stream:
             return await openai.streamed(request, service, job, chat.events)

@@ -28,6 +28,8 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/completions")
     async def completions(request: Request, body: CompletionRequest) -> Response:
         job = await prepare(service, body, errors.request_id_of(request))
+        if job.offers_early:
+            return await openai.offered(request, service, job)
         if body.stream:
             return await openai.streamed(request, service, job, partial(_events, service, body, job))
         return await openai.answered(request, partial(_answer, service, body, job))

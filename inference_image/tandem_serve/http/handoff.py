@@ -5,24 +5,36 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from dataclasses import asdict
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from tandem_serve.engine.client import Generation
 from tandem_serve.engine.transfer.identity import KvRefusedError, check_identity
-from tandem_serve.engine.types import RemoteKv
+from tandem_serve.engine.types import FinishReason, RemoteKv, Update
+from tandem_serve.http import errors, run
 from tandem_serve.http.errors import invalid
 from tandem_serve.http.prompts import Prompt
 from tandem_serve.http.run import Job
+from tandem_serve.http.sse import DONE, event
 from tandem_serve.service import RefusedHandoff, Service
 
 log = logging.getLogger(__name__)
 PARAM = "kv_transfer_params"
 LONGEST_LEASE_SECONDS = 3600.0
-Parsed = tuple[tuple[str, ...] | None, tuple[RemoteKv, ...] | None]
 
 
-def parse(service: Service, params: dict[str, Any] | None, prompts: list[Prompt], *, n: int, stream: bool) -> Parsed:
-    """(ids under which this worker keeps the prompts' KV, where it fetches them from); at most one is not None.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """This worker's part in a hand-off: ids under which it keeps the prompts' KV, or where it fetches them from."""
+
+    keep_kv: tuple[str, ...] | None = None
+    offers_early: bool = False
+    remote: tuple[RemoteKv, ...] | None = None
+
+
+def parse(service: Service, params: dict[str, Any] | None, prompts: list[Prompt], *, n: int, stream: bool) -> Part:
+    """What a request asks of this worker.
 
     Raises a 400 for a hand-off that this worker's role has no part in. An offer that cannot be right is not an error:
     it is counted and the prompt is prefilled here.
@@ -36,20 +48,20 @@ def parse(service: Service, params: dict[str, Any] | None, prompts: list[Prompt]
             raise invalid(f"{PARAM}: this worker has role {role} and keeps no KV", param=PARAM)
         if n != 1:
             raise invalid(f"n: a request with {PARAM} for a prefill worker must have n 1", param="n")
-        return _ids(secrets.token_hex(16), len(prompts)), None
+        return Part(keep_kv=_ids(secrets.token_hex(16), len(prompts)), offers_early=params.get("offer_early") is True)
     tokens = sum(len(prompt.tokens) for prompt in prompts)
     if not params.get("do_remote_prefill"):
         if role == "decode":
             service.metrics.fell_back("no_offer", tokens=tokens)
-        return None, None
+        return Part()
     if role != "decode":
         raise invalid(f"{PARAM}: this worker has role {role} and fetches no KV", param=PARAM)
     try:
-        return None, _offered(service, params, prompts)
+        return Part(remote=_offered(service, params, prompts))
     except KvRefusedError as error:
         service.metrics.kv_failed(error.reason)
         service.metrics.fell_back(error.reason, tokens=tokens)
-        return None, None
+        return Part()
 
 
 def _offered(service: Service, params: dict[str, Any], prompts: list[Prompt]) -> tuple[RemoteKv, ...]:
@@ -89,21 +101,47 @@ def _ids(base: str, count: int) -> tuple[str, ...]:
 
 
 def offer(service: Service, job: Job) -> dict[str, Any]:
-    """What a prefill worker adds to its answer; nothing for other requests."""
+    """What a prefill worker adds to its answer; nothing for other requests. From now on the leases run."""
     if job.keep_kv is None:
         return {}
-    settings, loaded = service.settings, service.loaded
+    settings, loaded, kv_id = service.settings, service.loaded, job.keep_kv[0]
+    loaded.leases.offered(kv_id)
     return {
         PARAM: {
             "do_remote_prefill": True,
             "do_remote_decode": False,
             "remote_engine_id": service.engine_id,
-            "remote_request_id": job.keep_kv[0],
+            "remote_request_id": kv_id,
             "remote_host": settings.advertise_host,
             "remote_port": settings.port,
             "remote_num_tokens": job.prompt_tokens,
             "remote_lease_seconds": settings.lease_seconds,
-            "remote_token": loaded.kv_key.token(job.keep_kv[0]),
+            "remote_token": loaded.kv_key.token(kv_id),
             "remote_identity": asdict(loaded.kv_identity),
         }
     }
+
+
+def has_kv(update: Update) -> bool:
+    """Whether news say that more KV is there."""
+    return update.kept is not None
+
+
+async def early(
+    service: Service, job: Job, generation: Generation, updates: AsyncIterator[Update]
+) -> AsyncIterator[bytes]:
+    """The answer to a request with `offer_early`: the offer, a comment for every step, and `[DONE]` or an error.
+
+    A prompt that nobody wants any more is cancelled, which is no error of the others.
+    """
+    async with generation:
+        yield event(offer(service, job))
+        async for update in updates:
+            cancelled = update.finish is not None and update.finish.reason is FinishReason.CANCELLED
+            error = None if cancelled else run.failure_of(service, update)
+            if error is not None:
+                yield event(errors.error_body(error, job.request_id))
+                return
+            if update.kept is not None:
+                yield f": {update.kept.tokens} tokens\n\n".encode()
+        yield DONE

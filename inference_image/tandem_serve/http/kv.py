@@ -1,7 +1,7 @@
 """`/kv/{id}`: the prefill worker's side of a hand-off. Whoever asks must show the token of the offer.
 
-GET sends the KV from token `first`, POST to `/kv/{id}/lease` renews the lease, DELETE ends it; with `?prompts=all`
-those of all prompts of the request.
+GET sends the KV from token `first`, as it is computed; POST to `/kv/{id}/lease` renews the lease, DELETE ends it, and
+the work on it; with `?prompts=all` those of all prompts of the request.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from tandem_serve.engine.transfer.identity import TOKEN_HEADER
+from tandem_serve.engine.transfer.identity import FRAME_BYTES, NEVER, NOT_YET, TOKEN_HEADER
 from tandem_serve.engine.transfer.lease import Lease
 from tandem_serve.http.errors import ApiError, invalid
 from tandem_serve.service import Service
+
+LONGEST_SILENCE_SECONDS = 1.0
 
 
 def router(service: Service) -> APIRouter:
@@ -65,7 +67,10 @@ def _gone() -> ApiError:
 
 
 class _KvResponse(Response):
-    """Sends segment by segment while a thread prepares the next; the lease stays open until the end."""
+    """Sends segment by segment while a thread prepares the next; the lease stays open until the end.
+
+    While a segment is not computed yet it says so now and then: silence means a broken network.
+    """
 
     media_type = "application/octet-stream"
 
@@ -73,16 +78,20 @@ class _KvResponse(Response):
         self._service = service
         self._lease = lease
         self._kv = service.loaded.send_kv(lease, first, token)
+        self._silence = min(LONGEST_SILENCE_SECONDS, service.settings.pull_stall_seconds / 5)
         super().__init__(None)
-        self.headers["content-length"] = str(self._kv.size)
+        if lease.has(len(lease.prompt) - 1):
+            self.headers["content-length"] = str(self._kv.size)
+        else:
+            del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """See the ASGI specification."""
         gone = asyncio.ensure_future(_disconnected(receive))
         sent = False
         try:
-            async with asyncio.timeout(self._service.settings.pull_timeout):
-                sent = await self._send_all(send, gone)
+            async with asyncio.timeout(self._service.settings.pull_timeout) as limit:
+                sent = await self._send_all(send, gone, limit)
         except TimeoutError:
             pass
         finally:
@@ -91,29 +100,47 @@ class _KvResponse(Response):
             if not sent:  # the answer stays incomplete, which closes the connection
                 self._service.metrics.kv_failed("not_taken")
 
-    async def _send_all(self, send: Send, gone: asyncio.Future[None]) -> bool:
+    async def _send_all(self, send: Send, gone: asyncio.Future[None], limit: asyncio.Timeout) -> bool:
         """Whether everything was handed to a receiver that was still there."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self._kv.header, "more_body": True})
-        upcoming = self._prepare(0)
+        upcoming: asyncio.Future[memoryview] | None = None
         try:
-            for number in range(self._kv.parts):
-                data, mac = await asyncio.shield(upcoming)
-                if number + 1 < self._kv.parts:
-                    upcoming = self._prepare(number + 1)
+            for number, (_, tokens) in enumerate(self._kv.segments):
+                if upcoming is None and not await self._until_computed(number, send, gone, limit):
+                    if not gone.done():
+                        await send({"type": "http.response.body", "body": NEVER})
+                    return not gone.done()
+                frame = await asyncio.shield(upcoming := upcoming or self._prepare(number))
+                upcoming = self._prepare(number + 1) if self._is_computed(number + 1) else None
                 if gone.done():
                     return False
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-                await send({"type": "http.response.body", "body": mac, "more_body": True})
-                self._service.metrics.kv_moved("sent", tokens=0, nbytes=len(data))
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+                self._service.metrics.kv_moved("sent", tokens=tokens, nbytes=len(frame) - FRAME_BYTES)
         finally:
-            await asyncio.wait([upcoming])  # it reads the memory of the lease
+            if upcoming is not None:
+                await asyncio.wait([upcoming])  # it reads the memory of the lease
         await send({"type": "http.response.body", "body": b""})
-        self._service.metrics.kv_moved("sent", tokens=self._kv.tokens, nbytes=0)
         return True
 
-    def _prepare(self, number: int) -> asyncio.Future[tuple[memoryview, bytes]]:
-        return asyncio.ensure_future(asyncio.to_thread(self._kv.segment, number))
+    def _is_computed(self, number: int) -> bool:
+        """Whether there is such a segment, and its KV."""
+        return number < len(self._kv.segments) and self._lease.has(sum(self._kv.segments[number]))
+
+    def _prepare(self, number: int) -> asyncio.Future[memoryview]:
+        return asyncio.ensure_future(asyncio.to_thread(self._kv.frame, number))
+
+    async def _until_computed(
+        self, number: int, send: Send, gone: asyncio.Future[None], limit: asyncio.Timeout
+    ) -> bool:
+        """Waits, which does not count as the receiver's time; False when it never will be, or nobody waits for it."""
+        clock, seconds = asyncio.get_running_loop().time, self._service.settings.pull_timeout
+        while not (is_computed := self._is_computed(number)) and not self._lease.lost and not gone.done():
+            limit.reschedule(clock() + self._silence + seconds)
+            if not await self._lease.changed(self._silence):
+                await send({"type": "http.response.body", "body": NOT_YET, "more_body": True})
+            limit.reschedule(clock() + seconds)
+        return is_computed
 
 
 async def _disconnected(receive: Receive) -> None:

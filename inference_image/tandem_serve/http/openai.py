@@ -42,7 +42,8 @@ def make_job(
 ) -> Job:
     """The job of a checked request, with its part of a hand-off. Raises a 400 for one that this role has no part in."""
     n = body.n or 1
-    keep_kv, remote = handoff.parse(service, body.kv_transfer_params, found, n=n, stream=bool(body.stream))
+    part = handoff.parse(service, body.kv_transfer_params, found, n=n, stream=bool(body.stream))
+    remote = part.remote
     if remote is not None and sampling.prompt_logprobs is not None:
         remote = None  # the log probabilities of a prompt take its computation
         service.metrics.fell_back("prompt_logprobs", tokens=sum(len(prompt.tokens) for prompt in found))
@@ -51,7 +52,8 @@ def make_job(
         prompts=found,
         sampling=sampling,
         n=n,
-        keep_kv=keep_kv,
+        keep_kv=part.keep_kv,
+        offers_early=part.offers_early,
         remote=remote,
         capped=capped,
     )
@@ -68,3 +70,12 @@ async def streamed(request: Request, service: Service, job: Job, events: Events)
     generation = run.start(service, job)
     updates = await run.unless_gone(request, lambda: run.held_until_first(service, generation))
     return Response(status_code=CLIENT_GONE) if updates is None else EventStream(events(generation, updates))
+
+
+async def offered(request: Request, service: Service, job: Job) -> Response:
+    """The offer of a prefill worker as soon as some KV is there, while it computes the rest."""
+    generation = run.start(service, job)
+    updates = await run.unless_gone(request, lambda: run.held_until_first(service, generation, counts=handoff.has_kv))
+    if updates is None:
+        return Response(status_code=CLIENT_GONE)
+    return EventStream(handoff.early(service, job, generation, updates))

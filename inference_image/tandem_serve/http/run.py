@@ -39,6 +39,8 @@ class Job:
     n: int = 1
     keep_kv: tuple[str, ...] | None = None
     """One id per prompt, when this worker shall keep their KV for another."""
+    offers_early: bool = False
+    """The KV is offered while it is computed, and not with the answer."""
     remote: tuple[RemoteKv, ...] | None = None
     """One per prompt, when a prefill worker has their KV."""
     capped: bool = False
@@ -165,9 +167,15 @@ def failure_of(service: Service, update: Update) -> errors.ApiError | None:
     return None
 
 
-async def held_until_first(service: Service, generation: Generation) -> AsyncIterator[Update]:
-    """The news of a stream, once the first token is there: an error before it still gets its own status."""
-    updates = (update async for update in generation.updates() if update.token_ids or update.finish is not None)
+def _has_tokens(update: Update) -> bool:
+    return bool(update.token_ids)
+
+
+async def held_until_first(
+    service: Service, generation: Generation, *, counts: Callable[[Update], bool] = _has_tokens
+) -> AsyncIterator[Update]:
+    """The news of a stream that count, once the first of them is there: an error before gets a status of its own."""
+    updates = (update async for update in generation.updates() if counts(update) or update.finish is not None)
     try:
         first = await anext(updates)
     except BaseException:

@@ -62,8 +62,8 @@ async def test_bytes_that_do_not_arrive_as_sent(expected: str, endless: LoadedMo
     faults: list[tuple[handoffs.Spoil, str, bool | None]] = [
         (handoffs.altered, "digest", True),
         (handoffs.cut, "cut", None),
-        (handoffs.longer, "size", False),
-        (handoffs.shorter, "size", False),
+        (handoffs.shorter, "cut", True),
+        (handoffs.resized, "size", False),
         (handoffs.something_else, "header", False),
     ]
     async with pair(endless, decode={"prefix_reuse": False}) as (prefill, decode):
@@ -84,8 +84,11 @@ async def test_a_network_that_stands_still(expected: str, endless: LoadedModel) 
         await freed(prefill, decode)
 
 
-async def test_a_slow_network_is_no_failure(expected: str, endless: LoadedModel) -> None:
-    async with pair(endless) as (prefill, decode), network(prefill, handoffs.slow) as port:
+@pytest.mark.parametrize("spoil", [handoffs.slow, handoffs.longer])
+async def test_a_slow_network_is_no_failure_and_what_was_not_wanted_is_not_read(
+    expected: str, endless: LoadedModel, spoil: handoffs.Spoil
+) -> None:
+    async with pair(endless) as (prefill, decode), network(prefill, spoil) as port:
         params = await offer(prefill) | {"remote_port": port}
         assert (await decode.complete(TEXT, max_tokens=NEW, kv_transfer_params=params)).text == expected
         counted = await counters(decode)

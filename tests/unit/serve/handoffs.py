@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 
 from tandem_serve.backend import build_core
@@ -68,6 +71,21 @@ async def offer(
     assert answer.status == 200, answer.body
     params: dict[str, Any] = answer.json["kv_transfer_params"]
     return params
+
+
+@contextlib.asynccontextmanager
+async def early_offer(
+    prefill: LiveServer, prompt: Any = TEXT, **fields: Any
+) -> AsyncIterator[tuple[dict[str, Any], aiohttp.ClientResponse]]:
+    """The offer that comes while prefill computes, and the rest of the answer; the router goes at the end."""
+    body = {"prompt": prompt, "temperature": 0, "max_tokens": 1, "stream": False, **fields}
+    body["kv_transfer_params"] = {"do_remote_decode": True, "do_remote_prefill": False, "offer_early": True}
+    async with prefill.session.post(f"http://127.0.0.1:{prefill.port}/v1/completions", json=body) as answer:
+        assert (answer.status, answer.content_type) == (200, "text/event-stream"), await answer.text()
+        yield (
+            json.loads((await answer.content.readuntil(b"\n\n")).removeprefix(b"data: "))["kv_transfer_params"],
+            answer,
+        )
 
 
 async def ask_prefill(prefill: LiveServer, method: str, params: dict[str, Any], path: str = "") -> Answer:
@@ -197,6 +215,15 @@ async def longer(request: web.Request, response: web.StreamResponse, body: bytes
         await response.write(body + bytes(10_000_000))
 
 
+async def resized(request: web.Request, response: web.StreamResponse, body: bytes) -> None:
+    """The first segment says that it is longer."""
+    changed = bytearray(body)
+    place = 8 + int.from_bytes(body[:8], "little")
+    changed[place + 2] += 1
+    await response.prepare(request)
+    await response.write(bytes(changed))
+
+
 async def shorter(request: web.Request, response: web.StreamResponse, body: bytes) -> None:
     """Whole, but not all of it."""
     response.content_length = len(body) - 100
@@ -208,3 +235,94 @@ async def something_else(request: web.Request, response: web.StreamResponse, bod
     """Not even a hand-off."""
     await response.prepare(request)
     await response.write((b"<html>" * len(body))[: len(body)])
+
+
+class Held:
+    """A model runner that computes `steps` steps, and the next one only when it is let go."""
+
+    def __init__(self, runner: Any, *, steps: int = 1) -> None:
+        self._runner = runner
+        self._left = steps
+        self._free = threading.Event()
+        self.waits = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def forward(self, *arguments: Any) -> Any:
+        if self._left == 0:
+            self.waits = True
+            self._free.wait()
+        else:
+            self._left -= 1
+        return self._runner.forward(*arguments)
+
+    def let_go(self) -> None:
+        """From now on it computes without a stop."""
+        self._free.set()
+
+
+@contextlib.contextmanager
+def held(model: LoadedModel, *, steps: int = 1) -> Iterator[tuple[LoadedModel, Held]]:
+    """A model that stops after some steps; it goes on in the end."""
+    runner = Held(model.runner, steps=steps)
+    try:
+        yield replace(model, runner=runner), runner  # type: ignore[arg-type]
+    finally:
+        runner.let_go()
+
+
+class Relay:
+    """A network that passes bytes on as they come, until it is cut or stands still."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._streams: set[asyncio.StreamWriter] = set()
+        self._moves = asyncio.Event()
+        self._moves.set()
+        self.passed = 0
+        """Bytes that came from the server."""
+
+    async def start(self) -> asyncio.Server:
+        return await asyncio.start_server(self._connected, "127.0.0.1", 0)
+
+    def stand_still(self) -> None:
+        """Nothing passes any more."""
+        self._moves.clear()
+
+    def cut(self) -> None:
+        """Every connection breaks, and new ones do at once."""
+        self._to = 0
+        for stream in self._streams:
+            stream.transport.abort()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._streams.add(writer)
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._streams.add(back)
+        await asyncio.gather(self._pass(reader, back, counts=False), self._pass(there, writer, counts=True))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counts: bool) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                await self._moves.wait()
+                self.passed += len(data) * counts
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def relay(server: LiveServer) -> AsyncIterator[tuple[int, Relay]]:
+    """A `Relay` in front of a server, and its port."""
+    made = Relay(server.port)
+    listener = await made.start()
+    try:
+        yield listener.sockets[0].getsockname()[1], made
+    finally:
+        made.cut()
+        listener.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,14 @@ from tandem_serve.backend import build_core
 from tandem_serve.engine.core import EngineCore
 from tandem_serve.engine.loader import LoadedModel
 from tandem_serve.engine.transfer import wire
-from tandem_serve.engine.transfer.identity import KvIdentity, KvRefusedError, Proof, WorkerKey
+from tandem_serve.engine.transfer.identity import (
+    LENGTH,
+    MAC_BYTES,
+    KvIdentity,
+    KvRefusedError,
+    Proof,
+    WorkerKey,
+)
 from tandem_serve.engine.transfer.lease import LeaseStore
 from tandem_serve.engine.transfer.pull import KvPuller
 from tandem_serve.engine.transfer.wire import KvPart
@@ -96,14 +104,20 @@ class Wire:
             proof = Proof(remote.token, message.header)
             stop = len(prompt) - 1
             for number, (begin, count) in enumerate(wire.segments(world.layout, first, stop)):
-                await world.network(fault, number)
-                if world.generation != generation or (fault == "cut" and number == 1):
-                    raise KvRefusedError("cut", "the connection broke")
-                data, tag = message.segment(number)
-                kept = data.obj.copy()[: len(data)]  # type: ignore[attr-defined]
+                while True:
+                    await world.network(fault, number)
+                    if world.generation != generation or (fault == "cut" and number == 1):
+                        raise KvRefusedError("cut", "the connection broke")
+                    if lease.has(begin + count):
+                        break
+                    if lease.lost:
+                        raise KvRefusedError("ended", "the sequence ended")
+                    world.waited += 1
+                frame = bytes(message.frame(number))
+                kept = np.frombuffer(bytearray(frame[LENGTH.size : -MAC_BYTES]), dtype=np.uint8)
                 if fault == "altered" and number == 1:
                     kept[17] ^= 1
-                proof.check(memoryview(kept), tag, first=begin)
+                proof.check(memoryview(kept), frame[-MAC_BYTES:], first=begin)
                 yield KvPart(first=begin, count=count, data=kept, layout=world.layout)
         finally:
             if world.generation == generation:
@@ -128,6 +142,8 @@ class World:
     deaf: bool = False
     prefill_lives: bool = True
     generation: int = 0
+    waited: int = 0
+    """How often a pull waited for what was not computed."""
     counted: dict[str, int] = field(default_factory=dict)
     asked: dict[int, tuple[int, SequenceRequest]] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
@@ -161,8 +177,13 @@ class World:
         self.generation += 1
         self.prefill_lives, self.key = True, WorkerKey()
         self.prefill = new_engine(self.model, lambda: self.now)
-        release = self.prefill.release
-        self.leases = LeaseStore(seconds=LEASE, clock=lambda: self.now, release=release)
+        engine, heard = self.prefill, self.heard_of_prefill
+        self.leases = LeaseStore(
+            seconds=LEASE,
+            clock=lambda: self.now,
+            release=engine.release,
+            cancel=lambda number: heard([update] if (update := engine.cancel(number)) is not None else []),
+        )
         self.prefills: dict[int, int] = {}
 
     def kill_prefill(self) -> None:
@@ -185,22 +206,31 @@ class World:
             deadline=self.now + 3 if choice % 7 == 3 else None,
             keep_kv=f"{self.generation}x{number}",
         )
+        self.leases.on_start(request)
         self.prefill.add(request)
 
     def step_prefill(self) -> None:
-        for update in self.prefill.step()[0] if self.prefill_lives else ():
-            if update.finish is not None and update.finish.kv is not None:
-                text = self.prefills[update.seq_id]
-                kv_id = f"{self.generation}x{update.seq_id}"
-                self.leases.put(kv_id, update.finish.kv, prompts()[text])
-                token = self.key.token(kv_id)
-                remote = RemoteKv(host="h", port=1, kv_id=kv_id, token=token, lease_seconds=LEASE)
-                self.offers.append((text, remote))
+        if self.prefill_lives:
+            self.heard_of_prefill(self.prefill.step()[0])
+
+    def heard_of_prefill(self, updates: list[Update]) -> None:
+        """The offer goes to the router with the first KV."""
+        for update in updates:
+            self.leases.on_update(update)
+            kv_id = f"{self.generation}x{update.seq_id}"
+            complete = update.finish is not None and update.finish.reason is FinishReason.LENGTH
+            if (update.kept is None and not complete) or any(remote.kv_id == kv_id for _, remote in self.offers):
+                continue
+            self.leases.offered(kv_id)
+            token = self.key.token(kv_id)
+            remote = RemoteKv(host="h", port=1, kv_id=kv_id, token=token, lease_seconds=LEASE)
+            self.offers.append((self.prefills[update.seq_id], remote))
 
     def cancel_prefill(self, choice: int) -> None:
         """The client or the router goes during the first leg."""
-        if self.prefills:
-            self.prefill.cancel(1000 + choice % len(self.prefills))
+        update = self.prefill.cancel(1000 + choice % len(self.prefills)) if self.prefills else None
+        if update is not None and self.prefill_lives:
+            self.heard_of_prefill([update])
 
     # ---- the decode worker
     def ask_decode(self, choice: int) -> None:
@@ -331,6 +361,28 @@ def test_whatever_happens_on_the_way_texts_are_those_of_one_worker_and_nothing_l
         await live(World(replace(llama, eos_ids=frozenset()), expected), events)
 
     asyncio.run(history())
+
+
+async def test_decode_gets_a_chunk_while_prefill_computes_the_next(
+    llama: LoadedModel, expected: list[list[int]]
+) -> None:
+    world = World(replace(llama, eos_ids=frozenset()), expected)
+    world.ask_prefill(0)
+    world.step_prefill()
+    world.ask_decode(3)
+    for _ in range(3):
+        world.step_decode()
+        await world.settle()
+    assert world.prefill.scheduler.busy
+    for _ in range(4):
+        world.step_prefill()
+        await world.settle()
+        world.step_decode()
+    assert world.waited > 0
+    assert world.decode.stats.prompt_tokens_transferred == len(prompts()[0]) - 1
+    await world.end()
+    world.check()
+    assert world.counted == {}
 
 
 async def test_a_lease_lives_as_long_as_a_decode_worker_that_waits_and_no_longer(

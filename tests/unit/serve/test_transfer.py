@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from tandem_serve.engine.transfer import identity, wire
 from tandem_serve.engine.transfer.identity import KvRefusedError
 from tandem_serve.engine.transfer.lease import Lease, LeaseStore
 from tandem_serve.engine.transfer.wire import KvPart
+from tandem_serve.engine.types import Finish, FinishReason, Kept, SamplingParams, SequenceRequest, Update
 
 LAYOUT = KvLayout(layers=2, kv_heads=2, head_dim=4, dtype=torch.float32, device=torch.device("cpu"))
 WHO = wire.identity(LAYOUT, model_digest="d", rope={"theta": 1.0})
@@ -33,14 +35,20 @@ def stored(kv: SequenceKv, tokens: int) -> torch.Tensor:
     return torch.cat([kv.memory.data[:, :, row : row + count] for _, row, count in kv.pieces(0, tokens)], dim=2)
 
 
+def leased(kv: SequenceKv, tokens: int | None = None) -> Lease:
+    """A lease on the KV of `PROMPT`, of which so many tokens are there."""
+    return Lease(kv_id="k", seq_id=0, prompt=PROMPT, kv=kv, tokens=len(PROMPT) if tokens is None else tokens)
+
+
 def sent(kv: SequenceKv, first: int = 0, token: str = "t") -> tuple[bytes, list[bytes]]:
-    """Header and segments, each with its MAC, as they go over the wire."""
-    lease = Lease(kv=kv, prompt=PROMPT, expires=0)
-    message = wire.KvMessage(lease, first=first, who=WHO, layout=LAYOUT, token=token)
-    parts = [b"".join(message.segment(number)) for number in range(message.parts)]
-    assert message.size == len(message.header) + sum(map(len, parts))
-    assert message.tokens == len(PROMPT) - 1 - first
-    return message.header, parts
+    """Header and segments, each with its MAC, as they go over the wire without their lengths."""
+    message = wire.KvMessage(leased(kv), first=first, who=WHO, layout=LAYOUT, token=token)
+    frames = [bytes(message.frame(number)) for number in range(len(message.segments))]
+    assert message.size == len(message.header) + sum(map(len, frames))
+    assert sum(count for _, count in message.segments) == len(PROMPT) - 1 - first
+    for frame in frames:
+        assert identity.LENGTH.unpack_from(frame) == (len(frame) - identity.FRAME_BYTES,)
+    return message.header, [frame[identity.LENGTH.size :] for frame in frames]
 
 
 def received(header: bytes, parts: list[bytes], *, first: int = 0, token: str = "t", **changes: Any) -> list[KvPart]:
@@ -76,7 +84,7 @@ def test_segments_cover_what_is_wanted_block_by_block(first: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"protocol": "tandem-kv/2"}, "protocol"),
+        ({"protocol": "tandem-kv/3"}, "protocol"),
         ({"model_digest": "e"}, "model"),
         ({"dtype": "BF16"}, "dtype"),
         ({"kv_heads": 1}, "layout"),
@@ -139,37 +147,111 @@ def test_a_token_is_good_for_the_prompts_of_its_offer_alone() -> None:
     assert not identity.WorkerKey().fits("ab", token), "another worker, or the same one after a restart"
 
 
+class Leases:
+    """Leases with a clock of their own, and what they hand back and cancel."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.freed: list[SequenceKv] = []
+        self.cancelled: list[int] = []
+        self.store = LeaseStore(
+            seconds=30, clock=lambda: self.now, release=self.freed.append, cancel=self.cancelled.append
+        )
+
+    def begin(self, number: int) -> None:
+        sampling = SamplingParams(max_tokens=1)
+        self.store.on_start(
+            SequenceRequest(seq_id=number, request_id="", prompt=PROMPT, sampling=sampling, keep_kv=f"k{number}")
+        )
+
+    def grow(self, number: int, kv: SequenceKv, tokens: int) -> None:
+        self.store.on_update(Update(seq_id=number, kept=Kept(kv, tokens)))
+
+    def end(self, number: int, kv: SequenceKv | None, reason: FinishReason = FinishReason.LENGTH) -> None:
+        self.store.on_update(Update(seq_id=number, finish=Finish(reason=reason, kv=kv)))
+
+    def put(self, number: int) -> SequenceKv:
+        """A prompt that is computed."""
+        kv = sequence_kv()
+        self.begin(number)
+        self.end(number, kv)
+        return kv
+
+
 def test_a_heartbeat_keeps_a_lease_alive_until_there_are_no_more() -> None:
-    now, freed = [0.0], []
-    leases = LeaseStore(seconds=30, clock=lambda: now[0], release=freed.append)
-    kv = sequence_kv()
-    leases.put("a", kv, PROMPT)
+    leases = Leases()
+    kv = leases.put(1)
     for _ in range(5):
-        now[0] += 29
-        assert leases.renew("a")
-        assert leases.expire() == 0
-    now[0] += 30
-    assert not leases.renew("a"), "too late, also before the sweep"
-    assert leases.expire() == 1
-    assert freed == [kv]
-    assert not leases.renew("a")
+        leases.now += 29
+        assert leases.store.renew("k1")
+        assert leases.store.expire() == 0
+    leases.now += 30
+    assert not leases.store.renew("k1"), "too late, also before the sweep"
+    assert leases.store.expire() == 1
+    assert leases.freed == [kv]
+    assert not leases.store.renew("k1")
 
 
 def test_a_lease_ends_at_its_time_or_when_deleted_and_never_under_a_reader() -> None:
-    now, freed = [0.0], []
-    leases = LeaseStore(seconds=30, clock=lambda: now[0], release=freed.append)
-    kept = [sequence_kv() for _ in range(3)]
-    for name, kv in zip("abc", kept, strict=True):
-        leases.put(name, kv, PROMPT)
-    assert leases.delete("a")
-    assert not leases.delete("a")
-    assert freed == kept[:1]
-    reader = leases.open("b")
+    leases = Leases()
+    kept = [leases.put(number) for number in range(3)]
+    assert leases.store.delete("k0")
+    assert not leases.store.delete("k0")
+    assert leases.freed == kept[:1]
+    reader = leases.store.open("k1")
     assert reader is not None
-    now[0] = 30.0
-    assert leases.expire() == 2
-    assert leases.open("b") is None
-    assert freed == [kept[0], kept[2]], "the one that is being read stays"
-    leases.close(reader)
-    assert freed == [kept[0], kept[2], kept[1]]
-    assert len(leases) == 0
+    leases.now = 30.0
+    assert leases.store.expire() == 2
+    assert leases.store.open("k1") is None
+    assert leases.freed == [kept[0], kept[2]], "the one that is being read stays"
+    leases.store.close(reader)
+    assert leases.freed == [kept[0], kept[2], kept[1]]
+    assert len(leases.store) == 0
+    assert leases.cancelled == []
+
+
+def test_a_lease_of_what_is_computed_begins_with_its_offer_and_its_end_ends_the_work() -> None:
+    leases, kv = Leases(), sequence_kv()
+    leases.begin(1)
+    leases.now += 1000
+    leases.grow(1, kv, 32)
+    assert leases.store.expire() == 0, "it waited in the queue"
+    leases.store.offered("k1")
+    leases.now += 29
+    reader = leases.store.open("k1")
+    assert reader is not None
+    assert reader.has(32)
+    assert not reader.has(33)
+    leases.now += 30
+    assert leases.store.expire() == 1
+    assert leases.cancelled == [1]
+    leases.end(1, kv, FinishReason.CANCELLED)
+    assert reader.lost
+    assert reader.has(32), "what is there may still be read"
+    assert leases.freed == []
+    leases.store.close(reader)
+    assert leases.freed == [kv]
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_sequence_that_ends_early_leaves_no_lease(memory: bool) -> None:
+    leases, kv = Leases(), sequence_kv()
+    leases.begin(1)
+    leases.end(1, kv if memory else None, FinishReason.TIMEOUT)
+    assert leases.freed == [kv] * memory
+    assert len(leases.store) == 0
+    assert leases.store.open("k1") is None
+
+
+async def test_a_reader_hears_of_more() -> None:
+    leases, kv = Leases(), sequence_kv()
+    leases.begin(1)
+    leases.store.offered("k1")
+    reader = leases.store.open("k1")
+    assert reader is not None
+    assert not await reader.changed(0.001)
+    waiting = asyncio.ensure_future(reader.changed(60))
+    await asyncio.sleep(0)
+    leases.grow(1, kv, 16)
+    assert await waiting
+    assert reader.has(16)

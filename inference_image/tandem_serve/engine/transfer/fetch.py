@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -18,7 +19,11 @@ _STATUS = {403: "token", 404: "gone"}
 
 
 class Source:
-    """Prefill workers, as seen from one decode worker. `timeout` bounds one download, in seconds."""
+    """Prefill workers, as seen from one decode worker.
+
+    `timeout` bounds one download, in seconds, from the last word that prefill still computes; within `stall_seconds`
+    something must come.
+    """
 
     def __init__(
         self,
@@ -32,11 +37,15 @@ class Source:
         self._session = session
         self._who = who
         self._layout = layout
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(2.0, timeout), sock_read=stall_seconds)
+        self._seconds = timeout
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(2.0, timeout), sock_read=stall_seconds)
         self._short = aiohttp.ClientTimeout(total=min(timeout, stall_seconds))
 
     async def parts(self, remote: RemoteKv, prompt: tuple[int, ...], first: int) -> AsyncIterator[KvPart]:
-        """The KV of all but the last token of the prompt, from token `first`. Raises `KvRefusedError`."""
+        """The KV of all but the last token of the prompt, from token `first`, as it is computed.
+
+        Raises `KvRefusedError`.
+        """
         options = {"headers": _shown(remote), "timeout": self._timeout, "read_bufsize": READ_AHEAD_BYTES}
         try:
             url = f"{_url(remote)}?first={first}"
@@ -74,28 +83,44 @@ class Source:
         self, answer: aiohttp.ClientResponse, remote: RemoteKv, prompt: tuple[int, ...], first: int
     ) -> AsyncIterator[KvPart]:
         expected = identity.encode_header(self._who, prompt=prompt, first=first)
-        body = _Body(answer.content)
+        body = _Body(answer.content, seconds=self._seconds)
         start = await body.take(8)
         rest = identity.header_length(start) - len(start)
         identity.check_header(start + await body.take(rest), expected)
-        size = wire.total_bytes(self._layout, expected, first, len(prompt) - 1)
-        if answer.content_length != size:
-            raise KvRefusedError("size", f"{answer.content_length} bytes announced, {size} wanted")
         proof = Proof(remote.token, expected)
         for token, count in wire.segments(self._layout, first, len(prompt) - 1):
             data = np.empty(self._layout.bytes_per_token * count, dtype=np.uint8)
+            await _check_length(body, data.nbytes)
             await body.fill(data.data)
             mac = await body.take(identity.MAC_BYTES)
             proof.check(data.data, mac, first=token)
             yield KvPart(first=token, count=count, data=data, layout=self._layout)
 
 
-class _Body:
-    """The bytes of an answer, in the portions that are wanted."""
+async def _check_length(body: _Body, wanted: int) -> None:
+    """Waits until a segment is computed. Raises `KvRefusedError` when it never will be, or is of another length."""
+    while (head := await body.take(identity.LENGTH.size)) == identity.NOT_YET:
+        body.begin_anew()
+    if head == identity.NEVER:
+        raise KvRefusedError("ended", "the prefill worker does not compute this prompt any more")
+    (length,) = identity.LENGTH.unpack(head)
+    if length != wanted:
+        raise KvRefusedError("size", f"a segment of {length} bytes, {wanted} wanted")
 
-    def __init__(self, content: aiohttp.StreamReader) -> None:
+
+class _Body:
+    """The bytes of an answer, in the portions that are wanted, within `seconds`."""
+
+    def __init__(self, content: aiohttp.StreamReader, *, seconds: float) -> None:
         self._content = content
+        self._seconds = seconds
         self._rest = memoryview(b"")
+        self._clock = asyncio.get_running_loop().time
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """The time begins now."""
+        self._ends = self._clock() + self._seconds
 
     async def fill(self, target: memoryview) -> None:
         """Fills `target`. Raises `KvRefusedError` when the answer ends before."""
@@ -105,6 +130,8 @@ class _Body:
                 self._rest = memoryview(await self._content.readany())
                 if not self._rest:
                     raise KvRefusedError("cut", "the answer ended early")
+                if self._clock() > self._ends:
+                    raise TimeoutError
             count = min(len(self._rest), len(target) - place)
             target[place : place + count] = self._rest[:count]
             self._rest = self._rest[count:]

@@ -1,7 +1,8 @@
 """Whose KV it is, who may have it, and how its bytes are proven. Pure: no torch, no I/O.
 
-A hand-off is a header and then segments of tokens, each followed by its Poly1305 tag. Its one-time key is made of the
-offer's token, the header and the place of the segment, so that bytes of another offer, prompt, model or place never
+A hand-off is a header and then frames: 8 bytes with the length of a segment of tokens, the segment, its Poly1305 tag. A
+length alone says that the segment is not computed yet (0), or never will be (-1). The one-time key of a tag is made of
+the offer's token, the header and the place of the segment, so that bytes of another offer, prompt, model or place never
 fit. Measured on one core: Poly1305 14 GB/s, SHA-256 with the CPU's instructions for it 2.0, BLAKE2b 1.4.
 """
 
@@ -18,9 +19,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-PROTOCOL = "tandem-kv/3"
+PROTOCOL = "tandem-kv/4"
 TOKEN_HEADER = "X-Tandem-Kv-Token"  # noqa: S105  (its name)
 MAC_BYTES = 16
+LENGTH = struct.Struct("<q")
+FRAME_BYTES = LENGTH.size + MAC_BYTES
+"""Of a frame beside its segment."""
+NOT_YET = LENGTH.pack(0)
+NEVER = LENGTH.pack(-1)
 MAX_HEADER_BYTES = 1 << 16
 _REASONS = {"protocol": "protocol", "model_digest": "model", "dtype": "dtype", "prompt_digest": "prompt"}
 _REASONS |= {"tokens": "prompt", "first": "range", "stop": "range"}

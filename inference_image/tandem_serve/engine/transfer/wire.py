@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from tandem_serve.engine.blocks import BLOCK_TOKENS
 from tandem_serve.engine.kv_cache import KvLayout, SequenceKv
-from tandem_serve.engine.transfer.identity import MAC_BYTES, PROTOCOL, KvIdentity, Proof, encode_header
+from tandem_serve.engine.transfer.identity import (
+    FRAME_BYTES,
+    LENGTH,
+    MAC_BYTES,
+    PROTOCOL,
+    KvIdentity,
+    Proof,
+    encode_header,
+)
 from tandem_serve.engine.transfer.lease import Lease
 
 SEGMENT_BYTES = 2 << 20
@@ -50,12 +58,6 @@ def segments(layout: KvLayout, first: int, stop: int) -> Iterator[tuple[int, int
         first += count
 
 
-def total_bytes(layout: KvLayout, header: bytes, first: int, stop: int) -> int:
-    """Length of a whole hand-off."""
-    count = sum(1 for _ in segments(layout, first, stop))
-    return len(header) + layout.bytes_per_token * (stop - first) + MAC_BYTES * count
-
-
 @dataclass(frozen=True, kw_only=True)
 class KvPart:
     """The checked KV of `count` tokens from `first`."""
@@ -78,33 +80,36 @@ class KvMessage:
     def __init__(self, lease: Lease, *, first: int, who: KvIdentity, layout: KvLayout, token: str) -> None:
         stop = len(lease.prompt) - 1
         self.header = encode_header(who, prompt=lease.prompt, first=first)
-        self._segments = tuple(segments(layout, first, stop))
-        self.parts = len(self._segments)
-        self.tokens = stop - first
-        self.size = total_bytes(layout, self.header, first, stop)
-        self._kv = lease.kv
+        self.segments = tuple(segments(layout, first, stop))
+        payload = layout.bytes_per_token * (stop - first)
+        self.size = len(self.header) + payload + FRAME_BYTES * len(self.segments)
+        self._lease = lease
         self._proof = Proof(token, self.header)
-        self._buffers = tuple(_buffer(layout, self._segments) for _ in range(2))
+        longest = max((count for _, count in self.segments), default=0)
+        size = layout.bytes_per_token * longest + FRAME_BYTES
+        self._buffers = tuple(np.empty(size, dtype=np.uint8) for _ in range(2))
 
-    def segment(self, number: int) -> tuple[memoryview, bytes]:
+    def frame(self, number: int) -> memoryview:
         """See `KvSender`."""
-        first, count = self._segments[number]
-        out = _gather(self._kv, first, count, self._buffers[number % 2])
-        data = out.data
-        return data, self._proof.mac(data, first=first)
+        first, count = self.segments[number]
+        kv = self._lease.kv
+        if kv is None:
+            raise ValueError(f"the KV from token {first} is not there")
+        length = kv.memory.layout.bytes_per_token * count
+        out = self._buffers[number % 2][: length + FRAME_BYTES]
+        data = out[LENGTH.size : LENGTH.size + length]
+        _gather(kv, first, count, data)
+        frame = out.data
+        LENGTH.pack_into(frame, 0, length)
+        frame[-MAC_BYTES:] = self._proof.mac(data.data, first=first)
+        return frame
 
 
-def _buffer(layout: KvLayout, parts: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
-    return np.empty(layout.bytes_per_token * max((count for _, count in parts), default=0), dtype=np.uint8)
-
-
-def _gather(kv: SequenceKv, first: int, count: int, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _gather(kv: SequenceKv, first: int, count: int, out: NDArray[np.uint8]) -> None:
     """Copies tokens out of the memory. By numpy on a CPU: torch would start threads of its own for each caller."""
     layout = kv.memory.layout
-    out = buffer[: layout.bytes_per_token * count]
     shaped = out.reshape(layout.layers, 2, count, -1)
     for token, row, number in kv.pieces(first, first + count):
         part = kv.memory.data.narrow(2, row, number)
         plain = (part if part.device.type == "cpu" else part.cpu()).flatten(3).view(torch.uint8).numpy()
         shaped[:, :, token - first : token - first + number] = plain
-    return out
