@@ -29,7 +29,7 @@ def driver(backend: Backend) -> Driver:
             give=lambda body, handoff: written(trtllm.generation_body(body.fields, handoff)),
         )
     return Driver(
-        ask=protocol.prefill_body,
+        ask=lambda body: protocol.prefill_body(backend, body),
         read=lambda answer, prefill: protocol.read_handoff(backend, answer, prefill),
         give=lambda body, handoff: protocol.decode_body(body.raw, handoff),
     )

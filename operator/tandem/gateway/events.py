@@ -75,6 +75,15 @@ def error_of(first: bytes) -> ErrorEvent | None:
     return ErrorEvent(status=status, content=content)
 
 
+def value_of(first: bytes) -> object:
+    """The JSON of the first event; None when it is none."""
+    line = next((line for line in first.splitlines() if line.startswith(b"data:")), b"data:")
+    try:
+        return json.loads(line[len(b"data:") :])
+    except (ValueError, RecursionError):
+        return None
+
+
 def is_finished(last: bytes) -> bool:
     """Whether a completion stream that ends in these bytes came to its end: `[DONE]`, or an error it told of itself."""
     events = last.strip().splitlines()

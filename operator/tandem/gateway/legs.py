@@ -13,6 +13,7 @@ from tandem.gateway import protocol, sglang
 from tandem.gateway.body import RequestBody, written
 from tandem.gateway.call import Call, Record
 from tandem.gateway.drivers import driver
+from tandem.gateway.events import value_of
 from tandem.gateway.fleet import Endpoint, Role
 from tandem.gateway.headers import leg_id
 from tandem.gateway.metrics import Metrics
@@ -118,43 +119,42 @@ class Legs:
         raw = call.body.raw if call.body else None
         if self._settings.backend is Backend.SGLANG and pair.prefill and raw is not None:
             return await self._together(call, pair, pair.prefill, raw, identity=identity, deadline=deadline)
-        handoff = None
+        offered = None
         if pair.prefill and call.body:
-            handoff = await self._prefill(call, call.body.fields, pair.prefill, identity=identity, deadline=deadline)
-            if handoff is None:
+            offered = await self._prefill(call, call.body.fields, pair.prefill, identity=identity, deadline=deadline)
+            if offered is None:
                 record.local_prefill = "not_offered"
-        if handoff is None or pair.prefill is None or call.body is None:
+        if offered is None or pair.prefill is None or call.body is None:
             if record.local_prefill:
                 self._metrics.local_prefill(record.local_prefill)
             limit = self._settings.first_byte_seconds if call.streams else self._settings.request_seconds
             return await self._leg(call, pair.decode, raw, identity=identity, limit=limit, deadline=deadline)
         try:
-            return await self._decode(call, pair, call.body, handoff, identity=identity, deadline=deadline)
+            return await self._decode(call, pair, call.body, offered.handoff, identity=identity, deadline=deadline)
         except BaseException:
-            self._give_back(pair.prefill, handoff)
+            offered.rest.cancel()
+            self._give_back(pair.prefill, offered.handoff)
             raise
 
     async def _prefill(
         self, call: Call, fields: protocol.Body, endpoint: Endpoint, *, identity: str, deadline: float
-    ) -> Handoff | None:
+    ) -> _Offered | None:
+        """What prefill offers, as soon as it does; its work on the prompt may go on after that."""
+        content, limit = written(self._driver.ask(fields)), self._settings.prefill_seconds
+        answer: Answer | None = None
+        handoff: Handoff | BadHandoff | None = None
         self._targets.begin(endpoint)
         try:
-            content = written(self._driver.ask(fields))
-            limit = self._settings.prefill_seconds
             answer = await self._leg(call, endpoint, content, identity=identity, limit=limit, deadline=deadline)
+            parsed = value_of(answer.first) if isinstance(answer, StreamAnswer) else parse_answer(answer.content)
+            handoff = self._driver.read(parsed, endpoint)
+            if isinstance(handoff, BadHandoff):
+                self._metrics.bad_handoff(endpoint, handoff)
+                raise _AtWorker(endpoint, LegFailed(Outcome(Fault.HANDOFF), str(handoff)))
         finally:
-            self._targets.circuits.abandoned(endpoint.identity)
-            self._targets.end(endpoint)
-        if isinstance(answer, StreamAnswer):
-            answer.close()
-            parsed = None
-        else:
-            parsed = parse_answer(answer.content)
-        handoff = self._driver.read(parsed, endpoint)
-        if isinstance(handoff, BadHandoff):
-            self._metrics.bad_handoff(endpoint, handoff)
-            raise _AtWorker(endpoint, LegFailed(Outcome(Fault.HANDOFF), str(handoff)))
-        return handoff
+            if not isinstance(handoff, Handoff):
+                self._over(answer, endpoint)
+        return None if handoff is None else _Offered(handoff, self._later(self._drained(answer, endpoint, limit)))
 
     async def _decode(
         self, call: Call, pair: Pair, body: RequestBody, handoff: Handoff, *, identity: str, deadline: float
@@ -191,22 +191,38 @@ class Legs:
                 leg.cancel()
             raise
         finally:
-            self._later(self._drained(legs[0], prefill))
+            self._later(self._drained_leg(legs[0], prefill))
         self._metrics.paired(pair.decode.revision)
         return answer
 
-    async def _drained(self, leg: asyncio.Task[Answer], prefill: Endpoint) -> None:
-        """Reads prefill's answer to its end: closed earlier, the worker would give the KV up."""
+    async def _drained(self, answer: Answer | None, prefill: Endpoint, seconds: float | None) -> None:
+        """Reads prefill's answer to its end, until when it counts as that worker's load: closed earlier, the worker
+        would give the KV up."""
         try:
-            answer = await leg
             if isinstance(answer, StreamAnswer):
-                async for _ in answer.rest:
-                    pass
-        except (_AtWorker, StreamBroken, asyncio.CancelledError):
+                async with asyncio.timeout(seconds):
+                    async for _ in answer.rest:
+                        pass
+        except (StreamBroken, TimeoutError, asyncio.CancelledError):
             pass
         finally:
-            self._targets.circuits.abandoned(prefill.identity)
-            self._targets.end(prefill)
+            self._over(answer, prefill)
+
+    async def _drained_leg(self, leg: asyncio.Task[Answer], prefill: Endpoint) -> None:
+        """`_drained` for a leg that may have no answer yet, or never."""
+        answer: Answer | None = None
+        try:
+            answer = await leg
+        except (_AtWorker, asyncio.CancelledError):
+            pass
+        finally:
+            await self._drained(answer, prefill, None)
+
+    def _over(self, answer: Answer | None, prefill: Endpoint) -> None:
+        if isinstance(answer, StreamAnswer):
+            answer.close()
+        self._targets.circuits.abandoned(prefill.identity)
+        self._targets.end(prefill)
 
     async def _leg(
         self, call: Call, endpoint: Endpoint, content: bytes | None, *, identity: str, limit: float, deadline: float
@@ -248,10 +264,19 @@ class Legs:
         headers = {"X-Tandem-Kv-Token": handoff.token}
         self._later(self._upstream.discard("DELETE", url, headers=headers, seconds=GIVE_BACK_SECONDS))
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def _later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._behind.add(task)
         task.add_done_callback(self._behind.discard)
+        return task
+
+
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    """A hand-off, and what prefill still does for it: cancelled, it stops."""
+
+    handoff: Handoff
+    rest: asyncio.Task[None]
 
 
 class _AtWorker(Exception):

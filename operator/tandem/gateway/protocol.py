@@ -5,7 +5,8 @@ Those of torch and vLLM; `sglang.py` and `trtllm.py` have the others'.
 The protocol is that of vLLM's NIXL pull connector; the bundled torch server speaks the same. Prefill is asked for one
 token and answers with `kv_transfer_params`; decode gets the client's own body with these, unchanged, and pulls the KV
 cache itself. They are opaque but not unchecked: a vLLM 0.32 decode worker that gets them without `remote_request_id`
-dies.
+dies. A torch prefill worker answers while it still computes, with an event stream that begins with the parameters;
+older ones, which do not know `offer_early`, when they are done.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ KV_PARAMS = "kv_transfer_params"
 # vLLM merges this object into the place where it keeps kv_transfer_params: the same door by another name.
 EXTRA_ARGS = "vllm_xargs"
 ASK_FOR_HANDOFF = {"do_remote_decode": True, "do_remote_prefill": False}
+ASK_TORCH = {**ASK_FOR_HANDOFF, "offer_early": True}
 _DROPPED_FOR_PREFILL = ("stream_options", "min_tokens")
 
 # The doors of the other engines: what passes between their workers.
@@ -100,7 +102,7 @@ def _more_than_one(value: object) -> bool:
     return isinstance(value, int) and value > 1
 
 
-def prefill_body(body: Body) -> Body:
+def prefill_body(backend: Backend, body: Body) -> Body:
     """The body of the prefill leg: the same prompt, one token, one choice, no stream."""
     leg = {key: value for key, value in body.items() if key not in _DROPPED_FOR_PREFILL}
     leg["stream"] = False
@@ -108,7 +110,7 @@ def prefill_body(body: Body) -> Body:
     for key in ("max_completion_tokens", "n", "best_of"):
         if key in leg:
             leg[key] = 1
-    leg[KV_PARAMS] = ASK_FOR_HANDOFF
+    leg[KV_PARAMS] = ASK_TORCH if backend is Backend.TORCH else ASK_FOR_HANDOFF
     return leg
 
 

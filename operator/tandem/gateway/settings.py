@@ -51,7 +51,7 @@ class RouterSettings:
     retry_pause_limit_seconds: float = 1.0
     connect_seconds: float = 2.0
     body_seconds: float = 30.0
-    # The whole prefill leg: queue and prompt.
+    # The prefill leg up to its offer, and as long again for what a torch worker still computes after that.
     prefill_seconds: float = 60.0
     # First event of a stream whose KV waits at prefill; not with torch, whose decode workers keep it alive. Well below
     # vLLM's lease of 30 s, after which decode may get the KV of another prompt.

@@ -9,7 +9,7 @@ import pytest
 
 from tandem.gateway.fleet import Role
 from tests.unit.gateway import workers
-from tests.unit.gateway.workers import answer, cut, hang, prefill_answer, text_for
+from tests.unit.gateway.workers import answer, cut, hang, offers_early, prefill_answer, text_for
 
 
 async def test_decode_gets_the_original_body_and_the_parameters_unchanged(start_duo):
@@ -26,7 +26,7 @@ async def test_decode_gets_the_original_body_and_the_parameters_unchanged(start_
         "temperature": 1e-3,
         "n": 1,
         "stream": False,
-        "kv_transfer_params": {"do_remote_decode": True, "do_remote_prefill": False},
+        "kv_transfer_params": {"do_remote_decode": True, "do_remote_prefill": False, "offer_early": True},
     }
     params = decode.body.pop("kv_transfer_params")
     assert decode.body == json.loads(raw)
@@ -37,6 +37,66 @@ async def test_decode_gets_the_original_body_and_the_parameters_unchanged(start_
     assert prefill.headers["X-Request-Id"] == decode.headers["X-Request-Id"]
     assert prefill.headers["X-Request-Id"].startswith("abc.")
     assert await duo.router.metric('tandem_router_pairs_total{revision="r1"}') == 1
+
+
+async def test_decode_is_asked_while_prefill_still_computes_which_counts_as_its_load(start_duo):
+    duo = await start_duo(prefills=2, decodes=1)
+    computed = asyncio.Event()
+    for worker in duo.prefills:
+        worker.handler = offers_early(computed)
+    used = []
+    for _ in range(2):
+        response, body = await duo.router.complete("hi")
+        assert body["choices"][0]["text"] == text_for("hi")
+        used.append(response.headers["x-tandem-prefill"])
+    assert sorted(used) == ["p-0", "p-1"], "the first one still computes"
+    computed.set()
+    assert not any(seen.cancelled.is_set() for seen in duo.seen(Role.PREFILL))
+
+
+async def test_a_prefill_worker_that_dies_after_its_offer_leaves_the_rest_to_decode(start_duo):
+    duo = await start_duo(prefills=1, decodes=1)
+    dies = asyncio.Event()
+    duo.prefills[0].handler = offers_early(dies, breaks=True)
+
+    async def patient(worker, seen):
+        dies.set()
+        return await workers.serve(worker, seen)
+
+    duo.decodes[0].handler = patient
+    response, body = await duo.router.complete("hi")
+    assert (response.status, body["choices"][0]["text"]) == (200, text_for("hi"))
+    assert response.headers["x-tandem-attempts"] == "1"
+
+
+async def test_a_client_that_goes_ends_the_work_of_both_workers(start_duo):
+    duo = await start_duo(prefills=1, decodes=1)
+    duo.prefills[0].handler = offers_early(asyncio.Event())
+    duo.decodes[0].handler = hang
+    asked = asyncio.create_task(duo.router.complete("hi"))
+    await duo.decodes[0].saw(1)
+    asked.cancel()
+    for worker in duo.all:
+        await asyncio.wait_for(worker.seen[0].cancelled.wait(), 10)
+    await duo.prefills[0].saw(2)
+    assert duo.prefills[0].seen[1].request.method == "DELETE"
+
+
+async def test_a_decode_worker_that_fails_ends_the_work_of_prefill(start_duo):
+    duo = await start_duo(prefills=1, decodes=1)
+    duo.prefills[0].handler = offers_early(asyncio.Event())
+    duo.decodes[0].handler = answer(400)
+    response, _ = await duo.router.complete("hi")
+    assert response.status == 400
+    await asyncio.wait_for(duo.prefills[0].seen[0].cancelled.wait(), 10)
+
+
+async def test_an_early_offer_is_checked_like_a_late_one(start_duo):
+    duo = await start_duo(prefills=1, decodes=1, attempts=1)
+    duo.prefills[0].handler = offers_early(asyncio.Event(), remote_token=...)
+    response, body = await duo.router.complete("hi")
+    assert (response.status, body["local"]) == (200, True)
+    await asyncio.wait_for(duo.prefills[0].seen[0].cancelled.wait(), 10)
 
 
 async def test_the_trace_of_a_client_goes_on_at_both_workers(start_duo):

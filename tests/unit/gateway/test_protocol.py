@@ -129,9 +129,10 @@ def test_a_worker_that_advertises_loopback_to_other_pods_is_told_what_to_set(hos
         ),
     ],
 )
-def test_prefill_is_asked_for_one_token_and_a_handoff(body, leg):
-    asked = prefill_body(body)
-    assert asked.pop("kv_transfer_params") == {"do_remote_decode": True, "do_remote_prefill": False}
+@pytest.mark.parametrize(("backend", "own"), [(Backend.VLLM, {}), (Backend.TORCH, {"offer_early": True})])
+def test_prefill_is_asked_for_one_token_and_a_handoff(body, leg, backend, own):
+    asked = prefill_body(backend, body)
+    assert asked.pop("kv_transfer_params") == {"do_remote_decode": True, "do_remote_prefill": False, **own}
     assert asked == leg
 
 

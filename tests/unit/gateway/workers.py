@@ -128,11 +128,32 @@ async def serve(worker: Worker, seen: Seen) -> web.StreamResponse:
 
 def prefill_answer(worker: Worker, seen: Seen, **changes: Any) -> web.Response:
     """One token and the hand-off; `changes` alter its parameters (`...` removes one)."""
+    return web.json_response({"choices": [{"text": "x"}], "kv_transfer_params": keep(worker, seen, **changes)})
+
+
+def keep(worker: Worker, seen: Seen, **changes: Any) -> dict[str, Any]:
+    """Keeps the KV of a prompt; the parameters of its hand-off."""
     identity = uuid.uuid4().hex
     worker.caches[identity] = prompt_of(seen.body)
     params = {**handoff_params(worker, identity), **changes}
-    params = {key: value for key, value in params.items() if value is not ...}
-    return web.json_response({"choices": [{"text": "x"}], "kv_transfer_params": params})
+    return {key: value for key, value in params.items() if value is not ...}
+
+
+def offers_early(until: asyncio.Event, *, breaks: bool = False, **changes: Any) -> Handler:
+    """Offers at once, computes until the event, and then ends its answer, or `breaks` the connection."""
+
+    async def handler(worker: Worker, seen: Seen) -> web.StreamResponse:
+        async with stream(seen) as response:
+            offer = json.dumps({"kv_transfer_params": keep(worker, seen, **changes)})
+            await response.write(f": 16 tokens\n\ndata: {offer}\n\n: 32 tokens\n\n".encode())
+            await until.wait()
+            if breaks:
+                seen.request.transport.abort()
+            else:
+                await response.write(DONE)
+            return response
+
+    return handler
 
 
 def handoff_params(worker: Worker, identity: str) -> dict[str, Any]:
