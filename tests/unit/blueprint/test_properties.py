@@ -19,7 +19,7 @@ MODELS = [
     from_config(config)
     for config in (*(model.config() for model in GOLDEN), DEEPSEEK_V3, NEMOTRON_NANO, gemma3(2560, 34, 8, 4, 10240))
 ]
-SOME = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 LOADS = st.builds(
     Load,
     batch=st.integers(1, 512),

@@ -23,7 +23,7 @@ VERSIONS = [
     *(("sglang", version) for version in ("0.5.22", "0.5.23")),
     *(("trtllm", version) for version in ("1.2.1", "1.3.0rc27")),
 ]
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 _CONVERT = {"int": int, "float": float, "text": str, "json": yaml.safe_load}
 _KINDS: dict[str, tuple[type, ...]] = {
     "int": (int,),
