@@ -29,6 +29,14 @@ class TemplateError(Exception):
     """The chat template is missing or refuses the messages."""
 
 
+class TextTooLongError(Exception):
+    """What the chat template made of a request has so many characters that it is not tokenized."""
+
+    def __init__(self, chars: int) -> None:
+        super().__init__(f"{chars} characters")
+        self.chars = chars
+
+
 class TextCodec:
     """The model's tokenizer, behind what the server needs of it."""
 
@@ -103,10 +111,12 @@ class TextCodec:
         template: Mapping[str, Any],
         *,
         tools: list[dict[str, Any]] | None = None,
+        most_chars: int,
     ) -> tuple[int, ...]:
         """Tokens of a conversation up to where the assistant's answer begins; `template` has further variables.
 
-        The template runs in transformers' immutable Jinja sandbox. Raises `TemplateError`.
+        The template runs in transformers' immutable Jinja sandbox. Raises `TemplateError`, and `TextTooLongError` when
+        it makes more than `most_chars` of it.
         """
         if not self.has_chat_template:
             raise TemplateError("this model has no chat template; use /v1/completions")
@@ -114,9 +124,12 @@ class TextCodec:
             text = self._tokenizer.apply_chat_template(
                 messages, tools=tools, tokenize=False, add_generation_prompt=True, **template
             )
-            return self.encode(text, special=False)
+            tokens = self.encode(text, special=False) if len(text) <= most_chars else None
         except Exception as error:
             raise TemplateError(f"the chat template refuses these messages: {error}") from error
+        if tokens is None:
+            raise TextTooLongError(len(text))
+        return tokens
 
     def decoder(self, *, skip_special: bool = True) -> Decode:
         """A function from tokens to text, as direct as the tokenizer allows."""

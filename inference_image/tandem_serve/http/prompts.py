@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tandem_serve.engine.text import RESERVED, TemplateError, TextCodec
+from tandem_serve.engine.text import RESERVED, TemplateError, TextCodec, TextTooLongError
 from tandem_serve.http.errors import ApiError, invalid, too_long
 from tandem_serve.http.schema import MAX_CHOICES, ChatMessage
 from tandem_serve.service import Service
@@ -19,6 +19,8 @@ CHARS_PER_TOKEN = 64
 INLINE_CHARS = 20_000
 """Longer texts are tokenized in a thread, so that they do not hold up the event loop."""
 MANY_TOOLS = 50
+SCALAR_CHARS = 8
+"""What a number, or the punctuation of a field, is taken for where a template may write it down."""
 MAX_MESSAGES = 10_000
 
 
@@ -67,7 +69,10 @@ async def chat_tokens(
     *,
     tools: list[dict[str, Any]] | None = None,
 ) -> tuple[int, ...]:
-    """Tokens of a conversation, not limited but for its messages, of which each has tokens (413)."""
+    """Tokens of a conversation, not limited but for its messages, of which each has tokens, and its characters (413).
+
+    A template may write down whatever it is given: all fields count, and then what it has made of them.
+    """
     codec = service.loaded.codec
     most = max(MAX_MESSAGES, service.loaded.facts.max_model_len)
     if len(messages) > most:
@@ -76,14 +81,33 @@ async def chat_tokens(
     for name in template or {}:
         if name in RESERVED:
             raise invalid(f"chat_template_kwargs: {name} is not for requests", param=f"chat_template_kwargs.{name}")
-    chars = sum(len(message["content"]) for message in flat)
+    chars = chars_of([flat, template, tools])
     check_chars(service, chars, param="messages")
-    work = partial(codec.encode_chat, flat, template or {}, tools=tools)
+    work = partial(codec.encode_chat, flat, template or {}, tools=tools, most_chars=most_chars(service))
     is_long = chars > INLINE_CHARS or len(tools or ()) > MANY_TOOLS
     try:
         return await (service.read_long(work) if is_long else asyncio.to_thread(work))
+    except TextTooLongError as error:
+        raise _too_many_chars(service, error.chars, param="messages") from None
     except TemplateError as error:
         raise invalid(f"messages: {error}", param="messages", code="chat_template") from error
+
+
+def chars_of(value: Any) -> int:
+    """About how many characters a JSON value takes, written down; without recursion."""
+    chars, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            chars += len(one)
+        elif isinstance(one, dict):
+            chars += sum(len(key) + SCALAR_CHARS for key in one)
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+        elif one is not None:
+            chars += SCALAR_CHARS
+    return chars
 
 
 def limit(service: Service, tokens: tuple[int, ...], *, param: str) -> Prompt:
@@ -106,9 +130,18 @@ async def encode(service: Service, text: str, *, special: bool = True) -> tuple[
 
 def check_chars(service: Service, chars: int, *, param: str) -> None:
     """Raises a 413: tokens take some hundred times the memory of the text that they are made from."""
-    most = max(MAX_CHARS, CHARS_PER_TOKEN * service.loaded.facts.max_model_len)
-    if chars > most:
-        raise too_long(f"{param}: {chars} characters, and this server reads at most {most}", param=param)
+    if chars > most_chars(service):
+        raise _too_many_chars(service, chars, param=param)
+
+
+def most_chars(service: Service) -> int:
+    """The longest text that is tokenized."""
+    return max(MAX_CHARS, CHARS_PER_TOKEN * service.loaded.facts.max_model_len)
+
+
+def _too_many_chars(service: Service, chars: int, *, param: str) -> ApiError:
+    text = f"{param}: {chars} characters, and this server reads at most {most_chars(service)}"
+    return too_long(text, param=param)
 
 
 async def _encode(service: Service, text: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,40 @@ async def test_a_template_cannot_reach_out_of_its_sandbox(tmp_path: Path) -> Non
         answer = await chat(server)
     assert answer.status == 400
     assert "unsafe" in answer.error["message"]
+
+
+LONG = "word salad, " * 90_000
+CALL = {"id": "x", "type": "function", "function": {"name": "f", "arguments": json.dumps({"a": LONG})}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": LONG}]},
+        {"messages": [{"role": LONG, "content": "x"}]},
+        {"messages": [{"role": "user", "content": "x", "name": LONG}]},
+        {"messages": [{"role": "user", "content": "x", "more": {"deep": [[LONG]]}}]},
+        {"messages": [{"role": "assistant", "tool_calls": [CALL]}]},
+        {"messages": MESSAGES, "chat_template_kwargs": {"date": LONG}},
+        {"messages": MESSAGES, "tools": [{"type": "function", "function": {"name": "f", "description": LONG}}]},
+    ],
+)
+async def test_all_that_a_template_may_write_down_counts_as_text(server: LiveServer, body: dict) -> None:
+    for path in ("/v1/chat/completions", "/tokenize"):
+        # A model without tools refuses them before their length matters; what is tokenized takes them.
+        answer = await server.post(path, body)
+        if path == "/tokenize" or "tools" not in body:
+            assert (answer.status, answer.error["param"]) == (413, "messages"), answer.body[:300]
+            assert "characters, and this server reads at most 1000000" in answer.error["message"]
+
+
+async def test_what_a_template_makes_more_of_is_measured_too(tmp_path: Path) -> None:
+    model = tiny.save_llama(tmp_path / "model")
+    tiny.save_tokenizer(model, chat_template="{% for i in range(200) %}{{ messages[0].content }}{% endfor %}")
+    async with live_server(tiny.settings(model), load_model(model)) as server:
+        answer = await server.post("/tokenize", {"messages": [{"role": "user", "content": "x" * 6_000}]})
+    assert (answer.status, answer.error["param"]) == (413, "messages")
+    assert "1200000 characters" in answer.error["message"]
 
 
 async def test_models_are_listed(server: LiveServer) -> None:
