@@ -24,6 +24,8 @@ _CACHE_BYTES: Mapping[str, int] = {
 }
 # Backends whose batch size is that of each copy of the attention layers.
 _BATCH_PER_COPY = frozenset(("vllm", "trtllm"))
+# vLLM tries a whole step when it starts, and TensorRT-LLM allocates one.
+_RESERVES_STEPS = frozenset(("vllm", "trtllm"))
 
 
 def served(blueprint: Blueprint, backend: str, *, gpu: bool) -> Blueprint:
@@ -54,14 +56,17 @@ def load_of(backend: str, parameters: Mapping[str, object], blueprint: Blueprint
     batch = _number(parameters, "max_batch_size") or 1
     step = _number(parameters, "max_num_tokens") or _number(parameters, "max_prefill_tokens") or _STEP
     value = PLAIN_BYTES.get(blueprint.dtype or "", 2)
+    copies, reserved = split.copies if backend in _BATCH_PER_COPY else 1, backend in _RESERVES_STEPS
     return Load(
-        batch=batch * split.copies if backend in _BATCH_PER_COPY else batch,
+        batch=batch * copies,
         length=length,
-        step=min(step, batch * length, cache or step),
+        step=step if reserved else min(step, batch * length, cache or step),
         kv_bytes=_CACHE_BYTES.get(str(parameters.get("kv_cache_dtype", "auto")), value),
         value_bytes=value,
         block=_number(parameters, "tokens_per_block") or _BLOCK,
         cache_tokens=cache,
+        copies=copies,
+        reserved=reserved,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tandem.blueprint.counts import weight_bytes
-from tandem.blueprint.formats import PLAIN_BYTES, known, plain
+from tandem.blueprint.formats import PLAIN_BYTES, Format, known, plain
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.parts import Attention, Latent
 from tandem.blueprint.structure import Structure
@@ -23,16 +23,22 @@ def shown_name(blueprint: Blueprint) -> str:
 def bytes_per_format(blueprint: Blueprint) -> Mapping[str, int]:
     """Bytes of all weights in each format that is known; empty when the layers are not.
 
-    A plain format is for everything, a quantised one for matrices.
+    A plain format is for everything, a quantised one for matrices in layers; one of GGUF for embeddings too, beside
+    vectors in float32.
     """
     structure = blueprint.structure
     if structure is None:
         return {}
     number = plain(blueprint.dtype or _ASSUMED)
-    return {
-        name: weight_bytes(structure, form) if name in PLAIN_BYTES else weight_bytes(structure, number, form)
-        for name, form in known().items()
-    }
+    return {name: _bytes(structure, name, form, number) for name, form in known().items()}
+
+
+def _bytes(structure: Structure, name: str, form: Format, number: Format) -> int:
+    if name in PLAIN_BYTES:
+        return weight_bytes(structure, form)
+    if name.startswith("gguf-"):
+        return weight_bytes(structure, plain("float32"), form, embedding=form)
+    return weight_bytes(structure, number, form)
 
 
 def kv_kind(structure: Structure) -> str:

@@ -55,15 +55,21 @@ def matrix_bytes(weight: Weight, out: int, inp: int, *, layer: Layer | None, num
     return number.bytes_of(out, inp)
 
 
-def weight_bytes(structure: Structure, number: Format, quantised: Format | None = None) -> int:
-    """Bytes of what is loaded to generate text, vectors and embeddings in `number`."""
+def weight_bytes(
+    structure: Structure, number: Format, quantised: Format | None = None, *, embedding: Format | None = None
+) -> int:
+    """Bytes of what is loaded to generate text, vectors in `number`, and embeddings too unless they have a format."""
     form = quantised or number
 
     def summed(weights: Iterable[Weight], layer: Layer | None) -> int:
         return sum(
-            weight.copies * matrix_bytes(weight, weight.out, weight.inp, layer=layer, number=number, quantised=form)
+            weight.copies
+            * matrix_bytes(weight, weight.out, weight.inp, layer=layer, number=rest(weight), quantised=form)
             for weight in weights
         )
+
+    def rest(weight: Weight) -> Format:
+        return embedding if embedding is not None and weight.group == "embedding" and weight.inp > 1 else number
 
     around = summed(structure.embedding(), None) + summed(structure.head(), None)
     return around + sum(run.count * summed(run.layer.weights(structure.hidden), run.layer) for run in structure.kinds())

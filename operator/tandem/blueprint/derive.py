@@ -43,19 +43,21 @@ def derive(
     room: Room | None,
     *,
     gpus: int = 1,
+    whole: bool = False,
     typical: int | None = None,
     waits: bool = False,
 ) -> Derived:
     """Defaults for parameters that `given` (unified names) lacks, for a worker of at most `gpus` GPUs with `room` each.
 
-    In this order: as few GPUs as the longest sequence needs; that sequence, shortened to what fits on them; as many
-    sequences of `typical` tokens (2048) as fit, at most 256 (torch: 16); a KV cache of all the memory that these can
-    use. Without a room only the model's own length is known. `blueprint` is what `ask.served` gives. With `waits`, a
-    batch size that is given says how many sequences may run, and not how many must have room at full length.
+    In this order: as few GPUs as the longest sequence needs, or with `whole` all that can share the model; that
+    sequence, shortened to what fits on them; as many sequences of `typical` tokens (2048) as fit, at most 256 (torch:
+    16); a KV cache of all the memory that these can use. Without a room only the model's own length is known.
+    `blueprint` is what `ask.served` gives. With `waits`, a batch size that is given says how many sequences may run,
+    and not how many must have room at full length.
     """
     asked = _Asked(blueprint, backend, dict(given), room, waits=waits and given.get("max_batch_size") is not None)
     sized = asked.given("max_batch_size") and not asked.waits
-    asked.settle("tensor_parallel_size", _tensor_parallel(asked, gpus))
+    asked.settle("tensor_parallel_size", _tensor_parallel(asked, gpus, whole=whole))
     asked.settle("max_seq_len", _length(asked))
     asked.settle("max_batch_size", _batch(asked, typical or TYPICAL_TOKENS))
     load = asked.load()
@@ -129,7 +131,7 @@ class _Asked:
         return self.room is None or judge(self.blueprint, load, self.split(**changed), self.room).fits
 
 
-def _tensor_parallel(asked: _Asked, gpus: int) -> int | None:
+def _tensor_parallel(asked: _Asked, gpus: int, *, whole: bool) -> int | None:
     """The fewest GPUs, in powers of two, on which the longest sequence fits; else the most that can share the model.
 
     None where there are no GPUs, or the model is shared in a way that somebody gave.
@@ -137,12 +139,12 @@ def _tensor_parallel(asked: _Asked, gpus: int) -> int | None:
     others = any(asked.given(name) and asked.split() != ONE for name in _SHARED_OTHERWISE)
     if asked.room is None or not asked.room.gpu or asked.backend == "torch" or others:
         return None
-    possible = 1
-    for size in (1 << power for power in range(gpus.bit_length())):
+    possible, powers = 1, [1 << power for power in range(gpus.bit_length())]
+    for size in [*powers, gpus] if whole else powers:
         one = asked.least(tensor_parallel_size=size)
         split = asked.split(tensor_parallel_size=size)
         verdict = judge(asked.blueprint, one, split, asked.room)
-        if verdict.fits:
+        if verdict.fits and not whole:
             return size
         if not any(problem.path == "tensor_parallel_size" for problem in verdict.problems):
             possible = size
@@ -168,7 +170,14 @@ def _batch(asked: _Asked, typical: int) -> int | None:
     tokens = min(typical, one.length)
     # Each running sequence takes one token of a step.
     most = min(_MOST_SEQUENCES.get(asked.backend, MAX_BATCH), asked.number("max_num_tokens") or MAX_BATCH)
-    return max(1, _most(most, lambda count: asked.fits(asked.load(max_batch_size=count, max_seq_len=tokens))))
+
+    def fits(count: int) -> bool:
+        """Side by side when they are short, and one after the other when they are long."""
+        all_of_them = asked.load(max_batch_size=count)
+        alone = all_of_them.in_cache(all_of_them.cache_tokens or all_of_them.length)
+        return asked.fits(asked.load(max_batch_size=count, max_seq_len=tokens)) and asked.fits(alone)
+
+    return max(1, _most(most, fits))
 
 
 def _most(high: int, fits: Callable[[int], bool]) -> int:

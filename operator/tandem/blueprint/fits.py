@@ -102,10 +102,12 @@ def changes(blueprint: Blueprint, load: Load, split: Split, room: Room, *, fp8: 
         return None if wrong or parts.total > room.available else parts.total
 
     found = [
-        _most("max_batch_size", load.batch, lambda value: needed(replace(load, batch=value))),
         _most(
-            "max_seq_len", load.length, lambda value: needed(replace(load, length=value, step=min(load.step, value)))
+            "max_batch_size",
+            load.batch // load.copies,
+            lambda value: needed(replace(load, batch=value * load.copies)),
         ),
+        _most("max_seq_len", load.length, lambda value: needed(replace(load, length=value, step=load.step_of(value)))),
     ]
     if fp8:
         if load.kv_bytes > 1:

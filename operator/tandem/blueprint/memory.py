@@ -20,7 +20,8 @@ class Load:
 
     `kv_bytes` is the size of one number of the cache, `value_bytes` of one number of a layer's result; the cache is
     kept in blocks of `block` tokens. `cache_tokens` are what it holds where that is less than all sequences at full
-    length, which then wait for one another.
+    length, which then wait for one another. The batch is that of `copies` copies of the attention layers. `reserved`:
+    the engine sets room aside for whole steps, whatever is asked of it.
     """
 
     batch: int
@@ -30,10 +31,16 @@ class Load:
     value_bytes: int = 2
     block: int = 16
     cache_tokens: int | None = None
+    copies: int = 1
+    reserved: bool = False
 
     def in_cache(self, tokens: int) -> Load:
         """The same with a cache of that many tokens: what is computed at once must be in it."""
-        return replace(self, cache_tokens=tokens, step=min(self.step, tokens))
+        return replace(self, cache_tokens=tokens, step=self.step_of(tokens))
+
+    def step_of(self, tokens: int) -> int:
+        """Tokens that are computed at once when there are no more than `tokens`."""
+        return self.step if self.reserved else min(self.step, tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

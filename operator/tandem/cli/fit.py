@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def command(
         sizes: dict[str, int] = {} if size is None else dict.fromkeys(map(str, deployment.role_names()), size)
         with source.locating():
             built = build(deployment, blueprint=model, cluster=replace(facts, gpu_memory=sizes))
-            judged += [_judged(deployment, fit, model, gpu) for fit in built.fits]
+            _check_known(built.fits)
+            judged += [_judged(deployment, fit, model, gpu) for fit in built.fits if isinstance(fit, RoleFit)]
     fits = all(each.fit.verdict.fits for each in judged)
     if output == "json":
         click.echo(json.dumps({"fits": fits, "roles": [*map(_document, judged)]}))
@@ -85,9 +87,14 @@ def _model(deployment: ModelDeployment, given: str | None) -> Blueprint:
     raise refuse("--blueprint", None, "the model's files are not known from the deployment alone", fix)
 
 
-def _judged(deployment: ModelDeployment, fit: RoleFit | Unjudged, model: Blueprint, gpu: str | None) -> _Judged:
-    if isinstance(fit, Unjudged):
-        raise Refused([replace(fit.why, fix=f"Give --gpu or --gpu-memory. {fit.why.fix}")])
+def _check_known(fits: Sequence[RoleFit | Unjudged]) -> None:
+    """Raises `Refused` with every role whose memory is not known."""
+    unknown = [fit.why for fit in fits if isinstance(fit, Unjudged)]
+    if unknown:
+        raise Refused(replace(why, fix=f"{why.fix.rstrip('.')}, or give --gpu or --gpu-memory.") for why in unknown)
+
+
+def _judged(deployment: ModelDeployment, fit: RoleFit, model: Blueprint, gpu: str | None) -> _Judged:
     found = None
     if gpu is not None and fit.gpu:
         computed = served(model, deployment.spec.backend, gpu=True)
@@ -107,6 +114,7 @@ def _document(judged: _Judged) -> dict[str, Any]:
         "asked": {
             "batch": fit.load.batch,
             "length": fit.load.length,
+            "copies": fit.load.copies,
             "gpus": fit.split.gpus,
             "cache_tokens": fit.load.cache_tokens,
         },
@@ -119,7 +127,8 @@ def _document(judged: _Judged) -> dict[str, Any]:
 
 def _lines(judged: _Judged) -> list[str]:
     fit = judged.fit
-    lines = [f"{judged.deployment} {fit.told}", *(f"  would fit with {way}" for way in fit.ways)]
+    ways = fit.ways or (() if fit.verdict.fits else ("a smaller model, or more memory",))
+    lines = [f"{judged.deployment} {fit.told}", *(f"  would fit with {way}" for way in ways)]
     if judged.bounds is not None and fit.verdict.fits:
         lines += [f"  bounds: {line}" for line in told(judged.bounds, length=fit.load.length)]
     return lines + [f"  note: {note}" for note in fit.verdict.notes]

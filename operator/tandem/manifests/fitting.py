@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 from pydantic.alias_generators import to_camel
 
@@ -30,6 +31,13 @@ _USABLE = 0.9
 _LEFT_FREE = 0.1
 
 
+class GpuLimit(NamedTuple):
+    """How many GPUs a pod may have, by which resource."""
+
+    gpus: int
+    resource: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleFit:
     """The verdict on one worker of a role: what is asked of it, how it is shared, and single changes that would do."""
@@ -40,6 +48,7 @@ class RoleFit:
     gpu: bool
     verdict: Verdict
     changes: tuple[Change, ...] = ()
+    limit: GpuLimit | None = None
 
     @property
     def where(self) -> str:
@@ -51,21 +60,34 @@ class RoleFit:
     @property
     def told(self) -> str:
         """What is asked, and the verdict with its numbers."""
-        asked, tokens = f"batch {self.load.batch} × {self.load.length} tokens", self.load.cache_tokens
+        copies = f"{self.load.copies} copies × " if self.load.copies > 1 else ""
+        batch, tokens = self.load.batch // self.load.copies, self.load.cache_tokens
+        asked = f"{copies}batch {batch} × {self.load.length} tokens"
         cache = "" if tokens is None else f" in a KV cache of {tokens} tokens"
         return f"{self.role}: {asked}{cache} on {self.where}: {self.verdict}"
 
     @property
     def ways(self) -> tuple[str, ...]:
-        """The changes, for people."""
-        return tuple(f"{to_camel(each.parameter)}: {each.value} (needs {shown(each.needed)})" for each in self.changes)
+        """The changes, for people; without a GPU also the memory that would do."""
+        ways = tuple(f"{self._way(each)} (needs {shown(each.needed)})" for each in self.changes)
+        if self.gpu or self.verdict.fits or self.verdict.problems:
+            return ways
+        return (*ways, f"resources.limits.memory: {-(-self.verdict.needed // 2**30)}Gi")
+
+    def _way(self, change: Change) -> str:
+        if change.parameter == "weights":
+            return f"a checkpoint in {str(change.value).upper()}"
+        limit, way = self.limit, f"{to_camel(change.parameter)}: {change.value}"
+        if change.parameter != "tensor_parallel_size" or limit is None or int(change.value) <= limit.gpus:
+            return way
+        return f"{way} and {limit.resource}: {change.value}"
 
     @property
     def problem(self) -> Problem | None:
         """Why the role is not rolled out; None when it fits."""
         if self.verdict.fits:
             return None
-        ways = f"Use {' or '.join(self.ways)}, or" if self.changes else "Use a smaller model or more memory, or"
+        ways = f"Use {' or '.join(self.ways)}, or" if self.ways else "Use a smaller model or more memory, or"
         return Problem(f"spec.roles.{self.role}", "", self.told, f"{ways} set spec.overrideFits: true.")
 
 
@@ -97,6 +119,7 @@ def derived(
     known = room if isinstance(room, Room) else None
     if known is not None and not known.gpu:
         known = replace(known, usable=known.usable - _LEFT_FREE)
+    limit = gpu_limit(deployment, role)
     sla = deployment.spec.sla
     typical = (sla.isl or 0) + (sla.osl or 0) if sla else 0
     found = derive(
@@ -104,7 +127,8 @@ def derived(
         deployment.spec.backend,
         given,
         known,
-        gpus=_asked_gpus(deployment, role) or gpus,
+        gpus=limit.gpus if limit else gpus,
+        whole=limit is not None,
         typical=typical or None,
         waits=_waits(role, parameters),
     )
@@ -143,9 +167,12 @@ def judge_roles(
             split = split_of(deployment.spec.backend, given) if room.gpu else ONE
             load = load_of(deployment.spec.backend, given, model, split)
             load = bounded(model, load, split, room) if _waits(role, parameters) else load
-        verdict = judge(model, load, split, room)
+        verdict, limit = judge(model, load, split, room), gpu_limit(deployment, role)
         possible = () if verdict.fits else changes(model, load, split, room, fp8=deployment.spec.backend != "torch")
-        found.append(RoleFit(role=role, load=load, split=split, gpu=room.gpu, verdict=verdict, changes=possible))
+        verdict = verdict if limit is None or not room.gpu else _with_gpus(verdict, limit, min(split.gpus, gpus))
+        found.append(
+            RoleFit(role=role, load=load, split=split, gpu=room.gpu, verdict=verdict, changes=possible, limit=limit)
+        )
     return tuple(found)
 
 
@@ -191,11 +218,23 @@ def uses_gpu(deployment: ModelDeployment, role: RoleName) -> bool:
     return any(amount != "0" for amount in amounts) if amounts else deployment.spec.backend != "torch"
 
 
-def _asked_gpus(deployment: ModelDeployment, role: RoleName) -> int | None:
-    """The GPUs that the user gives a worker; None where nobody says."""
+def gpu_limit(deployment: ModelDeployment, role: RoleName) -> GpuLimit | None:
+    """The GPUs that the user gives a pod of a worker; None where nobody says."""
     limits = resource_lists(deployment.role(role).resources).get("limits", {})
-    amounts = [int(amount) for name, amount in limits.items() if is_accelerator(name) and amount.isdigit()]
-    return max(amounts, default=0) or None
+    found = [
+        GpuLimit(int(amount), name) for name, amount in limits.items() if is_accelerator(name) and amount.isdigit()
+    ]
+    most = max(found, default=None)
+    return most if most and most.gpus else None
+
+
+def _with_gpus(verdict: Verdict, limit: GpuLimit, needed: int) -> Verdict:
+    """What needs more GPUs than its pod is given cannot start."""
+    if needed <= limit.gpus:
+        return verdict
+    path, reason = f"resources.limits[{limit.resource}]", f"the parallel sizes need {needed} GPUs"
+    problem = Problem(path, str(limit.gpus), reason, f"Leave it out to get {needed}.")
+    return replace(verdict, fits=False, problems=(*verdict.problems, problem))
 
 
 def gpu_memory_of(deployment: ModelDeployment, nodes: Sequence[Mapping[str, str]]) -> dict[str, int]:

@@ -82,6 +82,27 @@ def test_what_follows_for_the_bundled_server_in_a_memory_limit(size, given, expe
     assert judge(model, found.load, found.split, cpu(size)).fits
 
 
+@pytest.mark.parametrize("backend", ["vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize("name", ["A100-40GB", "L4-24GB", "H200-141GB"])
+@pytest.mark.parametrize("batch", [None, 128])
+def test_what_follows_fits_wherever_a_short_sequence_does(backend, name, batch):
+    for model in (LLAMA, LARGE, DEEPSEEK):
+        for gpus in (1, 4):
+            found = derive(model, backend, {"max_batch_size": batch}, gpu(name), gpus=gpus, whole=True, waits=True)
+            short = {**found.parameters, "max_seq_len": 256, "max_batch_size": batch or 1}
+
+            assert found.fits == derive(model, backend, short, gpu(name), gpus=gpus, waits=True).fits
+
+
+def test_gpus_that_a_worker_is_given_are_all_used():
+    sizes = [
+        derive(model, "vllm", {}, gpu("H100-80GB"), gpus=gpus, whole=True).parameters["tensor_parallel_size"]
+        for model, gpus in ((LLAMA, 4), (LARGE, 8), (LLAMA, 3), (LLAMA, 1))
+    ]
+
+    assert sizes == [4, 8, 2, 1]
+
+
 def test_without_a_room_only_the_length_is_known():
     assert derive(LLAMA, "vllm", {}, None, gpus=8).parameters == {"max_seq_len": 131072}
     assert derive(LLAMA, "vllm", {"max_seq_len": 8}, None, gpus=8).parameters == {}

@@ -13,7 +13,7 @@ from tandem.blueprint.formats import plain
 from tandem.blueprint.gpus import GPUS, gpu_memory
 from tandem.blueprint.index import Index
 from tandem.blueprint.memory import Load
-from tandem.blueprint.split import ONE, Split, tensor_parallel
+from tandem.blueprint.split import ONE, Split, split_of, tensor_parallel
 from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, config
 
 MODELS = {model.name: from_config(model.config()) for model in GOLDEN}
@@ -124,6 +124,17 @@ def test_declared_numbers_are_enough_and_gaps_are_told():
     )
 
 
+def test_a_batch_size_that_would_fit_is_that_of_one_copy():
+    asked = {"max_batch_size": 256, "max_seq_len": 32768, "data_parallel_size": 4, "tensor_parallel_size": 1}
+    split, room = split_of("vllm", asked), Room(memory=80 * GIB)
+    found = changes(LLAMA_8B, load_of("vllm", asked, LLAMA_8B, split), split, room)
+
+    batch = next(change.value for change in found if change.parameter == "max_batch_size")
+    for value, fits in ((batch, True), (batch + 1, False)):
+        load = load_of("vllm", {**asked, "max_batch_size": value}, LLAMA_8B, split)
+        assert (load.batch, judge(LLAMA_8B, load, split, room).fits) == (4 * value, fits)
+
+
 def test_s3_04_a_budget_is_compared_with_numbers():
     problems = over_budget(LLAMA_8B, max_params=10**9, max_weight_bytes=10**9, max_context=4096)
 
@@ -146,9 +157,14 @@ def test_s3_04_a_budget_that_cannot_be_is_refused(value):
 @pytest.mark.parametrize(
     ("backend", "parameters", "expected"),
     [
-        ("vllm", {}, Load(batch=1, length=131072, step=8192)),
-        ("vllm", {"max_batch_size": 4, "max_seq_len": 1000}, Load(batch=4, length=1000, step=4000)),
-        ("vllm", {"max_num_tokens": 512, "kv_cache_dtype": "fp8"}, Load(batch=1, length=131072, step=512, kv_bytes=1)),
+        ("sglang", {}, Load(batch=1, length=131072, step=8192)),
+        ("sglang", {"max_batch_size": 4, "max_seq_len": 1000}, Load(batch=4, length=1000, step=4000)),
+        ("vllm", {"max_batch_size": 4, "max_seq_len": 9}, Load(batch=4, length=9, step=8192, reserved=True)),
+        (
+            "sglang",
+            {"max_num_tokens": 512, "kv_cache_dtype": "fp8"},
+            Load(batch=1, length=131072, step=512, kv_bytes=1),
+        ),
         (
             "torch",
             {"max_prefill_tokens": 256, "tokens_per_block": 32},

@@ -98,6 +98,63 @@ def test_a_batch_size_of_a_rule_that_has_no_room_says_so(cluster):
     assert two[0].changes[0].parameter == "max_batch_size"
 
 
+def test_more_gpus_come_with_the_limit_that_lets_a_pod_have_them(cluster):
+    limit = {"limits": {"nvidia.com/gpu": 1}}
+    found = build(
+        resource(backend="vllm", roles={"agg": {"resources": limit}}),
+        blueprint=MODELS["Llama-3.1-70B"],
+        cluster=replace(cluster, gpu_memory={"agg": H100}),
+    )
+
+    (fit,) = found.fits
+    assert any(way.startswith("tensorParallelSize: 4 and nvidia.com/gpu: 4 (needs ") for way in fit.ways)
+    assert any(way.startswith("a checkpoint in FP8 (needs ") for way in fit.ways) == any(
+        change.parameter == "weights" for change in fit.changes
+    )
+
+
+def test_a_pod_with_fewer_gpus_than_its_worker_needs_does_not_fit(cluster):
+    two = {"resources": {"limits": {"nvidia.com/gpu": 2}}}
+    sizes = {"tensorParallelSize": 4, "maxSeqLen": 4096}
+
+    found = built(resource(backend="vllm", roles={"agg": two}, parameters=sizes), cluster, agg=H100)
+
+    (problem,) = found.misfits
+    assert "resources.limits[nvidia.com/gpu]: the parallel sizes need 4 GPUs (got 2)" in problem.reason
+
+
+def test_gpus_of_all_nodes_of_a_worker_need_not_be_in_one_pod(cluster):
+    eight = {"resources": {"limits": {"nvidia.com/gpu": 8}}}
+    spanning = replace(cluster, apis=frozenset({"leaderworkerset.x-k8s.io/v1/LeaderWorkerSet"}))
+
+    found = built(
+        resource(
+            backend="vllm",
+            roles={"agg": eight},
+            parameters={"tensorParallelSize": 8, "pipelineParallelSize": 2, "maxSeqLen": 4096},
+        ),
+        spanning,
+        agg=H100,
+    )
+
+    assert found.misfits == ()
+
+
+def test_a_memory_limit_that_would_do_is_named(cluster):
+    (fit,) = built(on_cpu("16Gi", parameters={"maxSeqLen": 2048, "maxBatchSize": 1}), cluster).fits
+    (way,) = [way for way in fit.ways if way.startswith("resources.limits.memory: ")]
+
+    (other,) = built(on_cpu(way.split()[1], parameters={"maxSeqLen": 2048, "maxBatchSize": 1}), cluster).fits
+    assert other.verdict.fits
+
+
+def test_copies_are_told_apart_from_the_batch_size_of_each(cluster):
+    own = {"dataParallelSize": 4, "maxBatchSize": 256, "maxSeqLen": 32768}
+    (fit,) = built(resource(backend="vllm", parameters=own), cluster, agg=H100).fits
+
+    assert "4 copies × batch 256 × 32768 tokens" in fit.told
+
+
 def test_the_time_to_start_follows_from_the_bytes_to_load(cluster):
     own = {"containers": [{"name": "server", "startupProbe": {"periodSeconds": 5, "failureThreshold": 100}}]}
     found = built(resource(backend="vllm"), cluster, agg=H100)
