@@ -86,6 +86,16 @@ def test_s1_18_the_port_comes_from_flag_environment_or_default() -> None:
         settings("--model", "m", env={"PORT": "x"})
 
 
+def test_threads_without_work_sleep_unless_the_environment_says_how_they_wait() -> None:
+    env = {"HOME": "/"}
+    cli.sleep_between_tasks(env)
+    assert env == {"HOME": "/", "OMP_WAIT_POLICY": "PASSIVE"}
+    for name, value in (("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "1000")):
+        env = {name: value}
+        cli.sleep_between_tasks(env)
+        assert env == {name: value}
+
+
 def test_flags_win_over_the_file(config_file: Path) -> None:
     chosen = settings("--config", str(config_file))
     assert (chosen.model, chosen.served_name, chosen.max_num_seqs) == ("/models/qwen", "/models/qwen", 3)
