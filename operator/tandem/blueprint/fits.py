@@ -62,7 +62,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        word = "fits" if self.fits else "does not fit"
+        word = "fits" if self.fits else "does not fit" if self.needed > self.available else "cannot run"
         parts = (
             f"weights {shown(self.parts.weights)}, KV cache {shown(self.parts.kv)}, "
             f"activation {shown(self.parts.activation)}, runtime {shown(self.parts.reserve)}"
@@ -115,8 +115,10 @@ def changes(blueprint: Blueprint, load: Load, split: Split, room: Room, *, fp8: 
         if blueprint.structure is not None and blueprint.quantisation is None:
             found.append(_one("weights", "fp8", needed(form=fp8_block())))
     if room.gpu and split.copies == split.stages == 1 == split.expert_groups:
-        larger = (size for size in _TENSOR_SIZES if size > split.attention)
-        sizes = ((size, needed(split=tensor_parallel(size))) for size in larger)
+        larger = [size for size in _TENSOR_SIZES if size > split.attention]
+        # Fewer, where so many cannot share it.
+        fewer = [size for size in (*reversed(_TENSOR_SIZES), 1) if size < split.attention]
+        sizes = ((size, needed(split=tensor_parallel(size))) for size in (*larger, *fewer))
         size, bytes_needed = next(((size, total) for size, total in sizes if total is not None), (0, None))
         found.append(_one("tensor_parallel_size", size, bytes_needed))
     return tuple(change for change in found if change is not None)
@@ -192,12 +194,25 @@ def _problems(blueprint: Blueprint, load: Load, split: Split) -> Iterator[Proble
     if split.stages > structure.layers:
         fix = f"Use at most {structure.layers}."
         yield Problem("pipeline_parallel_size", str(split.stages), f"the model has {structure.layers} layers", fix)
-    told: set[str] = set()
+    found = dict.fromkeys(_uneven_parts(structure, split))
+    if any(problem.path == "tensor_parallel_size" for problem in found) and split == tensor_parallel(split.attention):
+        fix = f"Use one of {', '.join(map(str, _even_sizes(structure)))}."
+        found = dict.fromkeys(replace(problem, fix=fix) for problem in found)
+    yield from found
+
+
+def _even_sizes(structure: Structure) -> list[int]:
+    """Numbers of GPUs that can share every part: one part alone may be shared by sizes that another cannot."""
+    mixers = (run.layer.mixer for run in structure.kinds())
+    heads = next((mixer.heads for mixer in mixers if isinstance(mixer, Attention | Latent)), 0)
+    sizes = [size for size in range(1, 65) if heads % size == 0]
+    return [size for size in sizes if not any(_uneven_parts(structure, tensor_parallel(size)))]
+
+
+def _uneven_parts(structure: Structure, split: Split) -> Iterator[Problem]:
     for run in structure.kinds():
-        for problem in (*_uneven_mixer(run.layer.mixer, split), *_uneven_feed(run.layer.feed, split)):
-            if problem.reason not in told:
-                told.add(problem.reason)
-                yield problem
+        yield from _uneven_mixer(run.layer.mixer, split)
+        yield from _uneven_feed(run.layer.feed, split)
 
 
 def _uneven_mixer(mixer: Mixer | None, split: Split) -> Iterator[Problem]:

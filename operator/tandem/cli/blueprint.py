@@ -78,6 +78,10 @@ def show(
         raise click.UsageError("--gpus says how many share the model: give --gpu, or --plot, too.")
     gpu = None if gpu is None else gpu_name(gpu)
     blueprint = read_blueprint(model, revision=revision)
+    longest = blueprint.max_seq_len
+    if length is not None and longest is not None and length > longest:
+        reason = f"the model takes sequences of at most {longest:,} tokens"
+        raise refuse("--length", length, reason, f"Give at most {longest}.")
     load = _load(blueprint, batch, length)
     if plot is not None:
         from tandem.cli.plot import draw

@@ -127,7 +127,7 @@ def _document(judged: _Judged) -> dict[str, Any]:
 
 def _lines(judged: _Judged) -> list[str]:
     fit = judged.fit
-    ways = fit.ways or (() if fit.verdict.fits else ("a smaller model, or more memory",))
+    ways = fit.ways or (() if fit.has_room else ("a smaller model, or more memory",))
     lines = [f"{judged.deployment} {fit.told}", *(f"  would fit with {way}" for way in ways)]
     if judged.bounds is not None and fit.verdict.fits:
         lines += [f"  bounds: {line}" for line in told(judged.bounds, length=fit.load.length)]

@@ -58,13 +58,19 @@ class RoleFit:
         return "1 GPU" if self.split.gpus == 1 else f"{self.split.gpus} GPUs, the fullest of which"
 
     @property
+    def has_room(self) -> bool:
+        """Whether the memory suffices, whatever else is wrong."""
+        return self.verdict.needed <= self.verdict.available
+
+    @property
     def told(self) -> str:
         """What is asked, and the verdict with its numbers."""
         copies = f"{self.load.copies} copies × " if self.load.copies > 1 else ""
         batch, tokens = self.load.batch // self.load.copies, self.load.cache_tokens
         asked = f"{copies}batch {batch} × {self.load.length} tokens"
         cache = "" if tokens is None else f" in a KV cache of {tokens} tokens"
-        return f"{self.role}: {asked}{cache} on {self.where}: {self.verdict}"
+        named = (replace(each, path=_as_written(each.path)) for each in self.verdict.problems)
+        return f"{self.role}: {asked}{cache} on {self.where}: {replace(self.verdict, problems=tuple(named))}"
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -87,8 +93,9 @@ class RoleFit:
         """Why the role is not rolled out; None when it fits."""
         if self.verdict.fits:
             return None
-        ways = f"Use {' or '.join(self.ways)}, or" if self.ways else "Use a smaller model or more memory, or"
-        return Problem(f"spec.roles.{self.role}", "", self.told, f"{ways} set spec.overrideFits: true.")
+        ways = "Correct that" if self.has_room else "Use a smaller model or more memory"
+        ways = f"Use {' or '.join(self.ways)}" if self.ways else ways
+        return Problem(f"spec.roles.{self.role}", "", self.told, f"{ways}, or set spec.overrideFits: true.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +268,11 @@ def memory_of_labels(labels: Mapping[str, str]) -> int | None:
     exact = [name for name in named if name.rpartition("-")[2].upper() in words]
     chosen = exact or named
     return GPUS[chosen[0]] if len(chosen) == 1 else None
+
+
+def _as_written(path: str) -> str:
+    """A parameter as in YAML."""
+    return to_camel(path) if path.replace("_", "").isalpha() else path
 
 
 def _family(name: str) -> str:

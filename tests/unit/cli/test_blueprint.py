@@ -52,6 +52,11 @@ def test_the_card_of_a_directory(model, capsys):
     assert "1 × " in shown
 
 
+def test_a_sequence_that_the_model_does_not_take_is_refused(model, capsys):
+    assert run(["blueprint", "show", model(), "--length", "200000"]) == 1
+    assert "the model takes sequences of at most 131,072 tokens" in capsys.readouterr().err
+
+
 def test_the_card_as_json_is_a_blueprint_with_its_sizes(model, capsys, tmp_path):
     assert run(["blueprint", "show", model(DEEPSEEK_V3), "-o", "json"]) == 0
     document = json.loads(capsys.readouterr().out)

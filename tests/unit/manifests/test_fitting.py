@@ -121,6 +121,20 @@ def test_a_pod_with_fewer_gpus_than_its_worker_needs_does_not_fit(cluster):
 
     (problem,) = found.misfits
     assert "resources.limits[nvidia.com/gpu]: the parallel sizes need 4 GPUs (got 2)" in problem.reason
+    assert problem.fix.startswith("Correct that")
+
+
+def test_gpus_that_cannot_share_the_model_are_told_with_those_that_can(cluster):
+    seven = MODELS["Qwen2.5-7B"]
+    own = {"tensorParallelSize": 8, "maxSeqLen": 4096}
+    sized = replace(cluster, gpu_memory={"agg": H100})
+
+    (fit,) = build(resource(backend="vllm", parameters=own), blueprint=seven, cluster=sized).fits
+
+    assert "cannot run: needs" in fit.told
+    assert "tensorParallelSize: 28 attention heads cannot be shared evenly by 8 GPUs (got 8)" in fit.told
+    assert "Use one of 1, 2, 4." in fit.told
+    assert any(way.startswith("tensorParallelSize: 4 (needs") for way in fit.ways)
 
 
 def test_gpus_of_all_nodes_of_a_worker_need_not_be_in_one_pod(cluster):
