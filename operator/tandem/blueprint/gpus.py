@@ -77,7 +77,7 @@ def gpu_name(name: str) -> str:
     if len(begins) == 1:
         return begins[0]
     reason = "more than one GPU has this name" if begins else "this GPU is not known"
-    raise refuse("--gpu", name[:80], reason, f"Use one of {', '.join(_TABLE)}, or --gpu-memory.")
+    raise refuse("--gpu", name[:80], reason, f"Use one of {', '.join(begins or _TABLE)}.")
 
 
 def gpu_memory(name: str) -> int:

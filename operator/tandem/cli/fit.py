@@ -58,7 +58,7 @@ def command(
     if gpu is not None and gpu_memory is not None:
         raise click.UsageError("--gpu and --gpu-memory say the same: give one of them.")
     gpu = None if gpu is None else gpu_name(gpu)
-    size = GPUS[gpu] if gpu is not None else memory_bytes("--gpu-memory", gpu_memory) if gpu_memory else None
+    size = GPUS[gpu] if gpu is not None else _memory(gpu_memory) if gpu_memory else None
     facts = cluster_from(**cluster)
     judged: list[_Judged] = []
     for deployment, source in deployments_in(file, facts.library):
@@ -85,6 +85,14 @@ def _model(deployment: ModelDeployment, given: str | None) -> Blueprint:
         return read_blueprint(hub.repo, revision=hub.revision)
     fix = "Give --blueprint with the model's directory or config.json."
     raise refuse("--blueprint", None, "the model's files are not known from the deployment alone", fix)
+
+
+def _memory(text: str) -> int:
+    """Bytes of a GPU; raises `Refused`, also for a number that lacks its unit."""
+    size = memory_bytes("--gpu-memory", text)
+    if size < 2**20:
+        raise refuse("--gpu-memory", text, "no GPU has so few bytes", "Write 80Gi.")
+    return size
 
 
 def _check_known(fits: Sequence[RoleFit | Unjudged]) -> None:

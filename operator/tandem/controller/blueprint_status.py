@@ -77,4 +77,5 @@ def _summary(blueprint: Blueprint) -> str:
     if blueprint.total_params is None:
         return "declared numbers"
     active = f", {blueprint.active_params:,} per token" if blueprint.is_moe else ""
-    return f"{blueprint.architecture}: {blueprint.total_params:,} parameters{active}"
+    without = f"; its other parts ({', '.join(blueprint.uncounted)}) are not counted" if blueprint.uncounted else ""
+    return f"{blueprint.architecture}: {blueprint.total_params:,} parameters{active}{without}"

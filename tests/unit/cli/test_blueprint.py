@@ -276,10 +276,11 @@ def test_without_a_gpu_the_memory_limit_counts(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (["--gpu", "H100"], "more than one GPU has this name"),
+        (["--gpu", "H100"], "more than one GPU has this name (got 'H100'). Use one of H100-80GB, H100-94GB."),
         (["--gpu", "X1"], "this GPU is not known"),
         (["--gpu-memory", "much"], "this is no amount of memory"),
         (["--gpu-memory", "0"], "this is no amount of memory"),
+        (["--gpu-memory", "80"], "no GPU has so few bytes"),
     ],
     ids=str,
 )

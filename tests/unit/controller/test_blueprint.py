@@ -8,7 +8,7 @@ from tandem.api.problems import Refused
 from tandem.blueprint.text import read_text
 from tandem.controller.blueprint_status import facts_of as status_of
 from tandem.controller.blueprint_status import kept
-from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, NEMOTRON_NANO, gemma3
+from tests.unit.blueprint.configs import DEEPSEEK_V3, GOLDEN, LLAMA4, NEMOTRON_NANO, gemma3
 
 
 def facts_of(document, budget, previous):
@@ -25,6 +25,11 @@ def test_facts_and_a_summary():
     assert facts["weightBytes"]["bfloat16"] == 2 * 671_026_404_352 + 4 * 14_848
     assert (parsed.type, parsed.status) == ("Parsed", "True")
     assert "671,026,419,200 parameters, 37,552,297,472 per token" in parsed.message
+
+
+def test_parts_that_are_not_counted_are_named():
+    assert facts_of(LLAMA4, {}, {})[1][0].message.endswith("its other parts (vision) are not counted")
+    assert "not counted" not in facts_of(gemma3(2560, 34, 8, 4, 10240), {}, {})[1][0].message
 
 
 @pytest.mark.parametrize(
