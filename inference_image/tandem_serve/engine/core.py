@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +28,21 @@ if TYPE_CHECKING:
     from tandem_serve.engine.transfer.wire import KvPart
 
 log = logging.getLogger(__name__)
+_RULED_OUT = (
+    "no token is left to choose: stop_token_ids with min_tokens, logit_bias or the penalties rule out all of them"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    token: int
+    logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _NoChoice:
+    reason: FinishReason
+    message: str
 
 
 class EngineCore:
@@ -60,6 +76,9 @@ class EngineCore:
         sequence = Sequence(request, decoder=TextDecoder.for_request(request, decode))
         if request.sampling.temperature > 0:
             sequence.generator = sampling.make_generator(request.sampling.seed, self.runner.device)
+        sequence.biases = sampling.Biases.of(request.sampling, self.runner.device)
+        if request.sampling.min_tokens:
+            sequence.ends = sorted(self._eos_ids | request.sampling.stop_token_ids)
         if request.sampling.grammar is not None:
             sequence.grammar = request.sampling.grammar.start()
         self.scheduler.add(sequence)
@@ -164,10 +183,7 @@ class EngineCore:
         chosen = self._choose(logits if len(sampled_rows) == len(rows) else logits[sampled_rows], sequences)
         if sequences or self.runner.device.type == "cpu":  # else the step has been started only
             self._learn(plan, self._clock() - began)
-        updates = [
-            self._commit_safely(sequence, token, logprobs)
-            for sequence, (token, logprobs) in zip(sequences, chosen, strict=True)
-        ]
+        updates = [self._commit_safely(sequence, choice) for sequence, choice in zip(sequences, chosen, strict=True)]
         return updates + [
             Update(seq_id=one.seq_id, kept=Kept(one.kv, one.computed))
             for one in (chunk.sequence for chunk in plan)
@@ -180,12 +196,12 @@ class EngineCore:
         self._pace.learn(decoding=decoding, prompt_tokens=prompt_tokens, seconds=seconds)
 
     @torch.inference_mode()
-    def _choose(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[tuple[int, tuple[TokenLogprob, ...]]]:
+    def _choose(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[_Choice | _NoChoice]:
         """The next token of each sequence, with its log probability where that is wanted."""
         if not sequences:
             return []
         params = [sequence.request.sampling for sequence in sequences]
-        own = self._change(logits, sequences)
+        own, failed = self._change(logits, sequences)
         tokens = sampling.sample(logits, params, [sequence.generator for sequence in sequences])
         asked = [(row, param.logprobs) for row, param in enumerate(params) if param.logprobs is not None]
         found = sampling.token_logprobs(
@@ -194,14 +210,19 @@ class EngineCore:
             alternatives=[count for _, count in asked],
         )
         of_row = {row: (logprob,) for (row, _), logprob in zip(asked, found, strict=True)}
-        return [(token, of_row.get(row, ())) for row, token in enumerate(tokens)]
+        return [failed.get(row) or _Choice(token, of_row.get(row, ())) for row, token in enumerate(tokens)]
 
-    def _change(self, logits: torch.Tensor, sequences: list[Sequence]) -> dict[int, torch.Tensor]:
+    def _change(
+        self, logits: torch.Tensor, sequences: list[Sequence]
+    ) -> tuple[dict[int, torch.Tensor], dict[int, _NoChoice]]:
         """Turns the model's logits, in place, into those that tokens are chosen by.
 
-        Returns the model's own rows where they are still wanted: reported log probabilities stay those of the model.
+        Returns the model's own rows where they are still wanted (reported log probabilities stay those of the model),
+        and the rows without a choice, whose logits then mean nothing: what one request asks for never ends others.
         """
         own: dict[int, torch.Tensor] = {}
+        failed: dict[int, _NoChoice] = {}
+        changed = []
         for row, sequence in enumerate(sequences):
             param, grammar = sequence.request.sampling, sequence.grammar
             too_early = sequence.generated < param.min_tokens
@@ -209,20 +230,24 @@ class EngineCore:
                 continue
             if param.logprobs is not None:
                 own[row] = logits[row].clone()
-            if param.changes_logits:
-                prompt, generated = sequence.tokens[: sequence.prompt_len], sequence.tokens[sequence.prompt_len :]
-                sampling.change_logits(logits[row], param, prompt=prompt, generated=generated)
-            ends = sorted(self._eos_ids | set(param.stop_token_ids)) if too_early else []
-            if grammar is not None:
-                sampling.forbid_where(logits[row], grammar.forbidden(ends))
-            else:
-                sampling.forbid(logits[row], ends)
-        return own
+            changed.append(row)
+            try:
+                _change_row(logits[row], sequence, ends=sequence.ends if too_early else [])
+            except Exception as error:
+                log.exception("a sequence's logits failed; it ends", extra={"request_id": sequence.request.request_id})
+                failed[row] = _NoChoice(FinishReason.ERROR, f"the engine failed: {type(error).__name__}")
+        for row in sampling.impossible(logits, changed):
+            failed.setdefault(row, _NoChoice(FinishReason.IMPOSSIBLE, _RULED_OUT))
+        for row in failed:
+            logits[row] = 0.0
+        return own, failed
 
-    def _commit_safely(self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]) -> Update:
+    def _commit_safely(self, sequence: Sequence, choice: _Choice | _NoChoice) -> Update:
         """A failure with one sequence ends that one only."""
         try:
-            return self._commit(sequence, token, logprobs)
+            if isinstance(choice, _NoChoice):
+                return self._end(sequence, choice.reason, message=choice.message)
+            return self._commit(sequence, choice.token, choice.logprobs)
         except Exception as error:
             request = {"request_id": sequence.request.request_id}
             log.exception("a token could not be taken over; its sequence ends", extra=request)
@@ -232,7 +257,7 @@ class EngineCore:
         """Adds a sampled token to its sequence and decides whether that ends it."""
         params = sequence.request.sampling
         first = sequence.generated == 0
-        prompt = tuple(sequence.prompt_logprobs) if first and params.prompt_logprobs is not None else None
+        prompt = sequence.prompt_logprobs if first and params.prompt_logprobs is not None else None
         if params.max_tokens == 0:
             return self._end(sequence, FinishReason.LENGTH, prompt_logprobs=prompt)
         sequence.tokens.append(token)
@@ -278,3 +303,15 @@ class EngineCore:
         self.stats.waiting = len(self.scheduler.waiting)
         self.stats.kv_used_tokens = self.scheduler.blocks.used * BLOCK_TOKENS
         self.stats.prompt_tokens_reused = self.scheduler.reused_tokens
+
+
+def _change_row(logits: torch.Tensor, sequence: Sequence, *, ends: list[int]) -> None:
+    """Turns one row of the model's logits, in place, into those that its token is chosen by; `ends` are ruled out."""
+    param, grammar = sequence.request.sampling, sequence.grammar
+    if param.changes_logits:
+        prompt, generated = sequence.tokens[: sequence.prompt_len], sequence.tokens[sequence.prompt_len :]
+        sampling.change_logits(logits, param, sequence.biases, prompt=prompt, generated=generated)
+    if grammar is not None:
+        sampling.forbid_where(logits, grammar.forbidden(ends))
+    else:
+        sampling.forbid(logits, ends)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -74,7 +76,8 @@ def sample_together(logits: Tensor, drawn: list[tuple[int, SamplingParams, Gener
         return tokens
     device = logits.device
     rows = to_device(np.array([row for row, _, _ in drawn], dtype=np.int64), device)
-    limits = np.array([(p.temperature, p.top_p, p.min_p, p.top_k) for _, p, _ in drawn], dtype=np.float64)
+    most = logits.shape[-1]
+    limits = np.array([(p.temperature, p.top_p, p.min_p, min(p.top_k, most)) for _, p, _ in drawn], dtype=np.float64)
     temperature, top_p, min_p, top_k = to_device(limits, device).float().T.unsqueeze(-1)
     probabilities = (logits[rows].float() / temperature).softmax(dim=-1)
     noise = torch.empty_like(probabilities)
@@ -98,10 +101,28 @@ def _within(probabilities: Tensor, *, top_p: Tensor, min_p: Tensor, top_k: Tenso
     return left.masked_fill(beyond | (left < min_p * left[:, :1]), 0.0)
 
 
-def change_logits(logits: Tensor, params: SamplingParams, *, prompt: list[int], generated: list[int]) -> None:
+@dataclass(frozen=True, slots=True)
+class Biases:
+    """`logit_bias` as tensors, made once per sequence."""
+
+    tokens: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, params: SamplingParams, device: torch.device) -> Biases | None:
+        """None when there are none."""
+        if not params.logit_bias:
+            return None
+        tokens, values = zip(*params.logit_bias, strict=True)
+        return cls(torch.tensor(tokens, device=device), torch.tensor(values, device=device))
+
+
+def change_logits(
+    logits: Tensor, params: SamplingParams, biases: Biases | None, *, prompt: list[int], generated: list[int]
+) -> None:
     """Penalties for tokens that came before, then the biases, in one row of logits, in place."""
     if params.repetition_penalty != 1:
-        seen = sorted({*prompt, *generated})
+        seen = list({*prompt, *generated})
         of_seen = logits[seen]
         factor = params.repetition_penalty
         logits[seen] = torch.where(of_seen < 0, of_seen * factor, of_seen / factor)
@@ -109,8 +130,8 @@ def change_logits(logits: Tensor, params: SamplingParams, *, prompt: list[int], 
         counts = Counter(generated)
         times = torch.tensor(list(counts.values()), dtype=logits.dtype, device=logits.device)
         logits[list(counts)] -= params.presence_penalty + params.frequency_penalty * times
-    for token, bias in params.logit_bias:
-        logits[token] += bias
+    if biases is not None:
+        logits.index_add_(0, biases.tokens, biases.values.to(logits.dtype))
 
 
 def forbid(logits: Tensor, tokens: list[int]) -> None:
@@ -121,6 +142,14 @@ def forbid(logits: Tensor, tokens: list[int]) -> None:
 def forbid_where(logits: Tensor, forbidden: NDArray[np.bool_]) -> None:
     """The same for a whole row of choices, one per token."""
     logits.masked_fill_(torch.from_numpy(forbidden).to(logits.device), float("-inf"))
+
+
+def impossible(logits: Tensor, rows: list[int]) -> list[int]:
+    """Those of the rows in which no token can be chosen: all are ruled out, or some value is none."""
+    if not rows:
+        return []
+    best = torch.stack([logits[row].amax() for row in rows]).tolist()
+    return [row for row, value in zip(rows, best, strict=True) if not math.isfinite(value)]
 
 
 def token_logprobs(rows: list[Tensor], *, tokens: list[int], alternatives: list[int]) -> list[TokenLogprob]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from tandem_serve.engine import blocks
 from tandem_serve.engine.blocks import BLOCK_TOKENS
-from tandem_serve.engine.types import SequenceRequest, TokenLogprob
+from tandem_serve.engine.types import PromptLogprobs, SequenceRequest
 
 if TYPE_CHECKING:
     from tandem_serve.engine.grammar import GrammarState
     from tandem_serve.engine.kv_cache import SequenceKv
+    from tandem_serve.engine.sampling import Biases
 
 
 class Stage(Enum):
@@ -33,9 +34,11 @@ class Sequence:
 
     __slots__ = (
         "_digests",
+        "biases",
         "blocks",
         "computed",
         "decoder",
+        "ends",
         "generator",
         "grammar",
         "kv",
@@ -57,8 +60,11 @@ class Sequence:
         self.kv: SequenceKv | None = None
         self.decoder = decoder
         self.generator: Any = None
+        self.biases: Biases | None = None
+        self.ends: list[int] = []
+        """Tokens that end it, but for those that it is told to pass over."""
         self.grammar: GrammarState | None = None
-        self.prompt_logprobs: list[TokenLogprob | None] = []
+        self.prompt_logprobs = PromptLogprobs()
         self._digests: list[bytes] = []
 
     @property

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from tandem_serve.engine.grammar import Grammar
@@ -30,7 +34,7 @@ class SamplingParams:
     min_tokens: int = 0
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
     logprobs: int | None = None
     """Number of alternatives reported per new token (0: only the chosen one); None: no logprobs."""
     prompt_logprobs: int | None = None
@@ -80,6 +84,8 @@ class FinishReason(StrEnum):
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     ERROR = "error"
+    IMPOSSIBLE = "impossible"
+    """What the request rules out leaves no token to choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,32 @@ class TokenLogprob:
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+
+
+class PromptLogprobs:
+    """Log probabilities of a prompt's tokens, as arrays: as objects they would take fifty times the memory.
+
+    Iterating gives one entry per token; the first token has none.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[NDArray[Any], ...]] = []
+
+    def add(
+        self, tokens: list[int], logprobs: NDArray[np.float32], top: NDArray[np.int64], scores: NDArray[np.float32]
+    ) -> None:
+        """The next tokens [n], with their alternatives and those' log probabilities [n, alternatives]."""
+        self._parts.append((np.array(tokens), logprobs, top, scores))
+
+    def __len__(self) -> int:
+        return 1 + sum(len(tokens) for tokens, *_ in self._parts)
+
+    def __iter__(self) -> Iterator[TokenLogprob | None]:
+        yield None
+        for part in self._parts:
+            for token, logprob, top, scores in zip(*part, strict=True):
+                best = tuple(zip(top.tolist(), scores.tolist(), strict=True))
+                yield TokenLogprob(int(token), float(logprob), best)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +148,7 @@ class Update:
     text: str = ""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
-    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
     started: bool = False
     """The sequence left the queue: its memory is reserved."""
     pull_from: int | None = None

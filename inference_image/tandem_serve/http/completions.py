@@ -19,6 +19,7 @@ from tandem_serve.http.sse import DONE, event
 from tandem_serve.service import Service
 
 KIND = "text_completion"
+MAX_PROMPT_LOGPROBS = 2**18
 
 
 def router(service: Service) -> APIRouter:
@@ -43,6 +44,8 @@ async def prepare(service: Service, body: CompletionRequest, request_id: str) ->
     found = await prompts.from_completion(service, body.prompt)
     if body.max_tokens == 0 and not body.echo:
         raise errors.invalid("max_tokens: 0 makes sense only with echo", param="max_tokens")
+    if body.echo and body.logprobs is not None:
+        _check_logprobs(sum(len(prompt.tokens) for prompt in found) * (body.n or 1), body.logprobs)
     max_tokens, capped = run.new_tokens(service, found, body.max_tokens, param="max_tokens")
     sampling = shapes.sampling_params(
         body,
@@ -52,6 +55,17 @@ async def prepare(service: Service, body: CompletionRequest, request_id: str) ->
         grammar=await structured.of_response_format(service, body.response_format),
     )
     return openai.make_job(service, body, request_id=request_id, found=found, sampling=sampling, capped=capped)
+
+
+def _check_logprobs(tokens: int, alternatives: int) -> None:
+    """Raises a 400: written down, each log probability takes some hundred bytes."""
+    asked = tokens * (1 + alternatives)
+    if asked > MAX_PROMPT_LOGPROBS:
+        raise errors.invalid(
+            f"logprobs: with echo, {tokens} prompt tokens and {alternatives} alternatives are {asked} log "
+            f"probabilities, and one request may have {MAX_PROMPT_LOGPROBS}: send fewer prompts at once",
+            param="logprobs",
+        )
 
 
 async def _answer(service: Service, body: CompletionRequest, job: Job) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tandem_serve.engine.client import Generation
 from tandem_serve.engine.types import (
     Finish,
     FinishReason,
+    PromptLogprobs,
     RemoteKv,
     SamplingParams,
     SequenceRequest,
@@ -124,7 +125,7 @@ class Result:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
     finish: Finish | None = None
 
     def add(self, update: Update) -> None:
@@ -162,6 +163,8 @@ def failure_of(service: Service, update: Update) -> errors.ApiError | None:
             return errors.timed_out(service.settings.config.generation_timeout)
         case FinishReason.ERROR:
             return errors.failed(update.finish.message or "The generation failed.")
+        case FinishReason.IMPOSSIBLE:
+            return errors.invalid(update.finish.message or "No token can be chosen.", param=None)
         case FinishReason.CANCELLED:
             return errors.failed("The generation was cancelled.")
     return None

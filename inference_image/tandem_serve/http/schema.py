@@ -16,6 +16,7 @@ HARD_MAX_NEW_TOKENS = 512
 """No `/generate` request gets more, whatever the configuration says."""
 MAX_STOPS = 16
 MAX_BIASES = 1024
+MAX_STOP_TOKENS = 1024
 MAX_TOOLS = 2048
 MAX_CHOICES = 128
 """Sequences of one request: prompts times n."""
@@ -123,12 +124,12 @@ class OpenAIRequest(_Request):
     min_p: float | None = Field(default=None, ge=0, le=1)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(default=None, gt=0, le=100)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
     logit_bias: Annotated[dict[Text, Bias], Field(max_length=MAX_BIASES)] | None = None
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     seed: int | None = None
     stop: Text | Items[Text] | None = None
-    stop_token_ids: Items[int] | None = None
+    stop_token_ids: Annotated[Items[int], Field(max_length=MAX_STOP_TOKENS)] | None = None
     min_tokens: int | None = Field(default=None, ge=0)
     ignore_eos: bool | None = None
     stream: bool | None = None

@@ -63,7 +63,7 @@ def sampling_params(
         min_tokens=request.min_tokens or 0,
         ignore_eos=bool(request.ignore_eos),
         stop=request.stops,
-        stop_token_ids=tuple(request.stop_token_ids or ()),
+        stop_token_ids=frozenset(request.stop_token_ids or ()),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
         grammar=grammar,

@@ -95,6 +95,13 @@ async def test_a_stop_string_is_held_back_in_streams(server: LiveServer) -> None
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+async def test_a_request_that_leaves_no_token_is_a_400(server: LiveServer) -> None:
+    whole = list(range(tiny.VOCABULARY))
+    answer = await server.complete(PROMPT, max_tokens=4, min_tokens=2, stop_token_ids=whole)
+    assert answer.status == 400
+    assert "no token is left to choose" in answer.error["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -106,6 +113,9 @@ async def test_a_stop_string_is_held_back_in_streams(server: LiveServer) -> None
         ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias"),
         ({"min_p": 1.5}, "min_p"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty"),
+        ({"stop_token_ids": [1] * 1025}, "stop_token_ids"),
+        ({"prompt": [[5] * 120] * 128, "echo": True, "logprobs": 20}, "logprobs"),
         ({"frequency_penalty": -3}, "frequency_penalty"),
         ({"best_of": 4}, "best_of"),
         ({"presence_penalty": 2.5}, "presence_penalty"),

@@ -142,7 +142,7 @@ def test_a_repetition_penalty_is_that_of_generate(llama: LoadedModel, llama_dir:
 def test_a_stop_token_id_ends_the_sequence_and_is_not_text(llama: LoadedModel, clock: Clock) -> None:
     free = greedy(llama, clock)
     engine = core(llama, clock)
-    engine.add(request(stop_token_ids=(free[4],)))
+    engine.add(request(stop_token_ids=frozenset({free[4]})))
     updates = run(engine)[0]
     assert ending(updates) is FinishReason.STOP
     assert tokens(updates) == free[: free.index(free[4]) + 1]
@@ -196,7 +196,7 @@ def test_log_probabilities_are_those_of_the_model(llama: LoadedModel, llama_dir:
     model = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
     with torch.inference_mode():
         expected = model(ids).logits[0].log_softmax(-1)
-    (of_prompt,) = [update.prompt_logprobs for update in updates if update.prompt_logprobs is not None]
+    (of_prompt,) = [list(update.prompt_logprobs) for update in updates if update.prompt_logprobs is not None]
     assert of_prompt[0] is None
     assert [entry.token_id for entry in of_prompt[1:] if entry] == list(prompt[1:])
     for position, entry in enumerate(of_prompt[1:]):
@@ -216,6 +216,30 @@ def test_zero_new_tokens_only_score_the_prompt(llama: LoadedModel, clock: Clock)
     updates = run(engine)[0]
     assert tokens(updates) == []
     assert [len(update.prompt_logprobs) for update in updates if update.prompt_logprobs is not None] == [len(PROMPT)]
+
+
+@pytest.mark.parametrize(
+    "ruled_out",
+    [
+        {"min_tokens": 9, "stop_token_ids": frozenset(range(tiny.VOCABULARY))},
+        {"repetition_penalty": 1e-300},
+        {"logit_bias": ((3, float("nan")),)},
+    ],
+    ids=["all tokens", "penalty", "bias"],
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_request_that_leaves_no_token_ends_alone(
+    llama: LoadedModel, clock: Clock, ruled_out: dict[str, Any], temperature: float
+) -> None:
+    expected = greedy(llama, clock)
+    engine = core(llama, clock)
+    engine.add(request(0))
+    engine.add(request(1, temperature=temperature, logprobs=2, **ruled_out))
+    engine.add(request(2, temperature=1.0, seed=1))
+    updates = run(engine)
+    assert tokens(updates[0]) == expected
+    assert (ending(updates[1]), tokens(updates[1])) == (FinishReason.IMPOSSIBLE, [])
+    assert len(tokens(updates[2])) == 12
 
 
 def test_a_failing_step_ends_its_sequences_and_the_engine_goes_on(

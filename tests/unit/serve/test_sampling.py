@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tandem_serve.engine.sampling import change_logits, make_generator, sample, sample_together, token_logprobs
+from tandem_serve.engine.sampling import Biases, change_logits, make_generator, sample, sample_together, token_logprobs
 from tandem_serve.engine.types import SamplingParams
 
 CPU = torch.device("cpu")
@@ -109,7 +109,8 @@ def test_log_probabilities_with_as_many_alternatives_as_each_asked_for() -> None
 
 def changed(prompt: list[int], generated: list[int], **fields: Any) -> list[float]:
     logits = torch.tensor([2.0, 1.0, -1.0, 0.5])
-    change_logits(logits, SamplingParams(max_tokens=1, **fields), prompt=prompt, generated=generated)
+    params = SamplingParams(max_tokens=1, **fields)
+    change_logits(logits, params, Biases.of(params, logits.device), prompt=prompt, generated=generated)
     return logits.tolist()
 
 
