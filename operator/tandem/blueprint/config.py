@@ -13,12 +13,13 @@ from tandem.blueprint.activation import activation_bytes_per_token
 from tandem.blueprint.families import FAMILIES
 from tandem.blueprint.family import Family
 from tandem.blueprint.formats import PLAIN_BYTES, plain
+from tandem.blueprint.images import vision_of
 from tandem.blueprint.index import Index
 from tandem.blueprint.layers import layers_of, runs_of
 from tandem.blueprint.model import Blueprint, Dims
 from tandem.blueprint.parts import Attention, Latent, Mlp
 from tandem.blueprint.quantisation import Quantisation, mark_plain, read_quantisation
-from tandem.blueprint.reader import Reader, key
+from tandem.blueprint.reader import Reader
 from tandem.blueprint.structure import Structure, Vision
 
 # Models of several parts, and the type of their language model when it names none.
@@ -38,7 +39,7 @@ _WRAPPERS: Mapping[str, str] = {
     "qwen3_vl_moe": "qwen3_vl_moe_text",
     "smolvlm": "llama",
 }
-# Parts that are no language model; of these, the image encoder of Gemma 3 alone is counted.
+# Parts that are no language model; of these, the image encoders in images.py are counted.
 _OTHER_PARTS = ("vision_config", "audio_config")
 _TIED = "tie_word_embeddings"
 # The language models that have a head of their own; that of others is the whole model's.
@@ -60,12 +61,13 @@ def from_config(config: Mapping[str, object], *, place: str = "", index: Index |
     if not isinstance(kind, str):
         fix = "Give a model's config.json."
         raise refuse(f"{place}model_type", kind, "config.json names no model type", fix)
-    text, text_kind, vision = _parts(top, kind)
+    text, text_kind = _parts(top, kind)
     family = FAMILIES.get(text_kind)
     if family is None:
         reason = "the layers of this architecture are not known here"
         where = text if "model_type" in text.config else top
         raise refuse(f"{where.place}model_type", where.config["model_type"], reason, _fix(text_kind))
+    vision = vision_of(kind, top, family.hidden, text)
     dtype = _dtype(top, text)
     quantisation, kept = read_quantisation(top)
     tied_by = top if _TIED in top.config and kind not in _OWN_HEAD else text
@@ -84,7 +86,7 @@ def from_config(config: Mapping[str, object], *, place: str = "", index: Index |
         quantisation=quantisation,
         index=index,
         vision=vision,
-        uncounted=_uncounted(top) if vision is None else (),
+        uncounted=_uncounted(top, vision),
     )
 
 
@@ -116,32 +118,22 @@ def _check_index(structure: Structure, index: Index) -> None:
         raise refuse(index.place, index.total_bytes, reason, fix)
 
 
-def _parts(top: Reader, kind: str) -> tuple[Reader, str, Vision | None]:
+def _parts(top: Reader, kind: str) -> tuple[Reader, str]:
     usual = _WRAPPERS.get(kind)
     if usual is None:
-        return top, kind, None
+        return top, kind
     if "text_config" not in top.config and "hidden_size" in top.config:
-        return top, usual, None  # older configurations of Qwen-VL
+        return top, usual  # older configurations of Qwen-VL
     text = top.part("text_config")
     given = text.config.get("model_type", usual)
     if not isinstance(given, str):
         text.refuse("model_type", given, "a text is needed here")
-    return text, str(given), _vision(top.part("vision_config")) if kind == "gemma3" else None
+    return text, str(given)
 
 
-def _uncounted(top: Reader) -> tuple[str, ...]:
-    return tuple(name.removesuffix("_config") for name in _OTHER_PARTS if top.config.get(name) is not None)
-
-
-def _vision(reader: Reader) -> Vision:
-    return Vision(
-        hidden=reader.number(key("hidden_size", default=768)),
-        inner=reader.number(key("intermediate_size", default=3072)),
-        layers=reader.number(key("num_hidden_layers", default=12)),
-        channels=reader.number(key("num_channels", default=3)),
-        image_size=reader.number(key("image_size", default=224)),
-        patch_size=reader.number(key("patch_size", default=16)),
-    )
+def _uncounted(top: Reader, vision: Vision | None) -> tuple[str, ...]:
+    found = (name for name in _OTHER_PARTS if top.config.get(name) is not None)
+    return tuple(name.removesuffix("_config") for name in found if vision is None or name != "vision_config")
 
 
 def _structure(

@@ -39,26 +39,33 @@ class Run:
     layer: Layer
 
 
+VisionKind = Literal["siglip", "clip", "pixtral", "qwen2_vl", "qwen2_5_vl"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vision:
-    """A SigLIP image encoder with its projection into the language model."""
+    """An image encoder with its projection into the language model. `values` are those of both; without them they are
+    those of SigLIP with one layer behind it."""
 
-    kind: Literal["siglip"] = "siglip"
+    kind: VisionKind = "siglip"
     hidden: int
     inner: int
     layers: int
     channels: int
-    image_size: int
+    image_size: int | None
     patch_size: int
+    values: int | None = None
 
     def weights(self, text_hidden: int) -> Iterator[Weight]:
         """Patches, positions, layers (attention and MLP with biases, two norms), last norm, projection."""
+        yield Weight("vision_tower", self._siglip(text_hidden) if self.values is None else self.values, 1, "other")
+
+    def _siglip(self, text_hidden: int) -> int:
         width, inner = self.hidden, self.inner
-        patches = (self.image_size // self.patch_size) ** 2
+        patches = ((self.image_size or 0) // self.patch_size) ** 2
         layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
         embedding = width * (self.channels * self.patch_size**2 + 1 + patches)
-        values = embedding + self.layers * layer + 2 * width + width * text_hidden + width
-        yield Weight("vision_tower", values, 1, "other")
+        return embedding + self.layers * layer + 2 * width + width * text_hidden + width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

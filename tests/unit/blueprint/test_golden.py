@@ -17,6 +17,47 @@ def test_s3_08_counts_are_the_published_ones(model):
     assert blueprint.kv_bytes_per_token == model.kv
 
 
+QWEN_VL = {"depth": 32, "patch_size": 14, "in_chans": 3, "spatial_merge_size": 2, "temporal_patch_size": 2}
+CLIP = {"model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+PIXTRAL = {"model_type": "pixtral", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+WITH_IMAGES = {
+    "Qwen2.5-VL-7B": (
+        "qwen2_5_vl",
+        (3584, 28, 28, 4, 128, 18944, 152064),
+        {**QWEN_VL, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584},
+        8_292_166_656,
+    ),
+    "Qwen2-VL-7B": (
+        "qwen2_vl",
+        (3584, 28, 28, 4, 128, 18944, 152064),
+        {**QWEN_VL, "embed_dim": 1280, "mlp_ratio": 4, "hidden_size": 3584},
+        8_291_375_616,
+    ),
+    "LLaVA-1.5-7B": (
+        "llava",
+        (4096, 32, 32, 32, 128, 11008, 32064),
+        {**CLIP, "image_size": 336, "patch_size": 14},
+        7_063_427_072,
+    ),
+    "Mistral-Small-3.1-24B": (
+        "mistral3",
+        (5120, 40, 32, 8, 128, 32768, 131072),
+        {**PIXTRAL, "image_size": 1540, "patch_size": 14},
+        24_011_361_280,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_s3_08_counts_with_images_are_the_published_ones(name):
+    kind, dims, vision, total = WITH_IMAGES[name]
+    text = {key: value for key, value in config("", dims).items() if key != "model_type"}
+
+    blueprint = from_config({"model_type": kind, "dtype": "bfloat16", "text_config": text, "vision_config": vision})
+
+    assert (blueprint.total_params, blueprint.uncounted) == (total, ())
+
+
 def test_deepseek_v3_to_the_last_value_of_its_checkpoint():
     blueprint = from_config(DEEPSEEK_V3)
     structure = blueprint.structure

@@ -226,6 +226,38 @@ def test_gemma_3_with_images_counts_as_in_transformers():
     assert blueprint.trainable_params == sum(size.numel() for size in model.parameters())
 
 
+SMALL = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+CLIP = {"model_type": "clip_vision_model", **SMALL, "image_size": 28, "patch_size": 7}
+QWEN = {"depth": 2, "num_heads": 2, "patch_size": 7, "temporal_patch_size": 3, "spatial_merge_size": 3}
+ENCODERS = {
+    "llava": (CLIP, {}),
+    "llava bias": (CLIP, {"multimodal_projector_bias": False, "vision_feature_layer": [0, 1]}),
+    "llava_next": (CLIP, {}),
+    "mistral3": ({"model_type": "pixtral", **SMALL, "image_size": 28, "patch_size": 7}, {"spatial_merge_size": 3}),
+    "qwen2_vl": ({**QWEN, "embed_dim": 24, "mlp_ratio": 3, "hidden_size": 32}, {}),
+    "qwen2_5_vl": ({**QWEN, "hidden_size": 24, "intermediate_size": 40, "out_hidden_size": 32}, {}),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_image_encoders_count_as_in_transformers(name):
+    kind = name.split()[0]
+    vision, more = ENCODERS[name]
+    text_kind, own = WITH_IMAGES[kind]
+    text = {"model_type": text_kind, **TEXT, **own}
+    if "qwen2" in kind:
+        del text["head_dim"]
+    theirs = transformers.AutoConfig.for_model(kind, text_config=dict(text), vision_config=dict(vision), **more)
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(theirs)
+
+    document = {"model_type": kind, "text_config": text, "vision_config": vision, **more}
+    blueprint = from_config({**document, "tie_word_embeddings": theirs.tie_word_embeddings})
+
+    assert blueprint.uncounted == ()
+    assert blueprint.trainable_params == sum(size.numel() for size in model.parameters())
+
+
 TEXT = {
     "hidden_size": 32,
     "num_hidden_layers": 3,
