@@ -19,7 +19,14 @@ NOTHING_OF_ITS_OWN = TelemetryConfig(tracing=False, metrics=False, logs=False, a
 
 def create_app(service: Service) -> ASGIApp:
     """An ASGI application that answers for `service`; usable before the model is loaded."""
-    app = FastAPI(title="tandem-serve", docs_url=None, redoc_url=None, telemetry=NOTHING_OF_ITS_OWN)
+    app = FastAPI(
+        title="tandem-serve",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,  # the address that a redirect names is the client's word
+        telemetry=NOTHING_OF_ITS_OWN,
+    )
     errors.install(app)
     for module in (native, completions, chat, models, kv):
         app.include_router(module.router(service))

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from tandem.gateway import body, errors, headers, relay
 from tandem.gateway.attempts import Attempts, GaveUp
@@ -71,10 +71,13 @@ class Proxy:
             route=self._route,
             started=services.clock(),
         )
-        exchange = _Exchange(services, record, send, done_marker=self._done_marker)
+        taken = _taken(send, services.settings.client_seconds)
+        exchange = _Exchange(services, record, taken, done_marker=self._done_marker)
         try:
             with services.spans.request(scope["headers"], record), services.room.share() as take:
                 await self._serve(exchange, scope, receive, take)
+        except ClientGone:
+            exchange.client_gone()
         finally:
             now = services.clock()
             first = record.first_byte - record.started if record.first_byte is not None else None
@@ -91,9 +94,6 @@ class Proxy:
                 await self._keep_out(exchange, scope, receive)
                 return
             request = await self._read(scope, receive, take)
-        except ClientGone:
-            exchange.client_gone()
-            return
         except HttpError as error:
             await exchange.fail(error, close=error.status in _BODY_LEFT_UNREAD)
             return
@@ -232,6 +232,19 @@ class _Exchange:
 
     def _first(self) -> None:
         self.record.first_byte = self._services.clock()
+
+
+def _taken(send: Send, seconds: float) -> Send:
+    """`send`, but a client that takes nothing for so long counts as gone: raises ClientGone."""
+
+    async def timed(message: Message) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await send(message)
+        except TimeoutError:
+            raise ClientGone from None
+
+    return timed
 
 
 def _part(pair: Pair) -> str:

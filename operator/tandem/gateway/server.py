@@ -23,6 +23,7 @@ from tandem.gateway.app import Source, World, create_app
 from tandem.gateway.audit import JsonAudit, JsonFormatter
 from tandem.gateway.discovery.file import FileSource
 from tandem.gateway.fleet import FleetView
+from tandem.gateway.heads import BoundedHeads
 from tandem.gateway.lifecycle import Lifecycle
 from tandem.gateway.settings import RouterSettings
 from tandem.gateway.spans import from_environment
@@ -59,6 +60,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise refuse("--host", host, f"is not an address ({error.strerror})", "Give an IP address or a name.") from None
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _notice_gone_clients(listener)
     try:
         listener.bind(address)
         # From here on early clients wait for the application instead of being refused.
@@ -67,6 +69,19 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise refuse("--port", port, f"cannot be used on {host} ({error.strerror})", "Choose another port.") from None
     return listener
+
+
+def _notice_gone_clients(listener: socket.socket) -> None:
+    """Connections of clients that have vanished, or take nothing of their answers, end after a minute."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", 30),
+        ("TCP_KEEPINTVL", 10),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 60_000),
+    ):
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def default_world(settings: RouterSettings) -> World:
@@ -131,6 +146,7 @@ def http_config(app: FastAPI, settings: RouterSettings) -> uvicorn.Config:
     """How uvicorn is to serve the router."""
     return uvicorn.Config(
         app,
+        http=BoundedHeads,
         access_log=False,
         log_config=None,
         server_header=False,

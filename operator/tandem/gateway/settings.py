@@ -51,6 +51,8 @@ class RouterSettings:
     retry_pause_limit_seconds: float = 1.0
     connect_seconds: float = 2.0
     body_seconds: float = 30.0
+    # How long a client may take nothing of its answer.
+    client_seconds: float = 60.0
     # The prefill leg up to its offer, and as long again for what a torch worker still computes after that.
     prefill_seconds: float = 60.0
     # First event of a stream whose KV waits at prefill; not with torch, whose decode workers keep it alive. Well below

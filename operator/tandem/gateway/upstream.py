@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
@@ -27,6 +28,7 @@ from tandem.gateway.retry import Fault, Outcome
 IDLE_CONNECTION_SECONDS = 4.0
 # A host that acknowledges nothing for this long is gone, although its connections still look open.
 SILENT_HOST_MILLISECONDS = 10_000
+log = logging.getLogger(__name__)
 _UNREACHABLE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN})
 
 
@@ -38,6 +40,10 @@ class LegFailed(Exception):
         self.outcome = outcome
         self.detail = detail
         self.whole = whole
+
+
+class _Unusable(aiohttp.ClientPayloadError):
+    """An answer came that cannot be passed on; its words are ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,7 @@ class Upstream:
                 )
                 if not 200 <= response.status < 600:
                     # Nobody can be answered so: 101 asks for another protocol, 999 is no status.
-                    raise aiohttp.ClientPayloadError(f"the worker answered with status {response.status}")
+                    raise _Unusable(f"the worker answered with status {response.status}")
                 if response.status >= 400 or response.content_type != "text/event-stream":
                     answer = WholeAnswer(response.status, response.headers, await self._read_whole(response))
                 else:
@@ -139,6 +145,7 @@ class Upstream:
         except TimeoutError as error:
             raise _timed_out(error) from None
         except (aiohttp.ClientError, OSError, EventTooLong) as error:
+            log.info("%s: %s: %s", leg.endpoint.name, type(error).__name__, error)
             raise LegFailed(_outcome_of(error), _words(error)) from None
         finally:
             if response is not None and answer is None:
@@ -155,13 +162,13 @@ class Upstream:
     async def _read_whole(self, response: aiohttp.ClientResponse) -> bytes:
         declared = response.content_length or 0
         if declared > self._max_answer_bytes:
-            raise aiohttp.ClientPayloadError(f"the answer is larger than {self._max_answer_bytes} bytes")
+            raise _Unusable(f"the answer is larger than {self._max_answer_bytes} bytes")
         chunks: list[bytes] = []
         size = 0
         async for chunk in response.content.iter_any():
             size += len(chunk)
             if size > self._max_answer_bytes:
-                raise aiohttp.ClientPayloadError(f"the answer is larger than {self._max_answer_bytes} bytes")
+                raise _Unusable(f"the answer is larger than {self._max_answer_bytes} bytes")
             chunks.append(chunk)
         return b"".join(chunks)
 
@@ -171,7 +178,7 @@ class Upstream:
         while is_comment_only(events):
             chunk = await response.content.readany()
             if not chunk:
-                raise aiohttp.ClientPayloadError("the stream ended before its first event")
+                raise _Unusable("the stream ended before its first event")
             events = splitter.feed(chunk)
             first += events
             if len(first) > LONGEST_EVENT:
@@ -194,7 +201,8 @@ class Upstream:
             except aiohttp.ClientPayloadError:
                 raise StreamBroken("the worker's answer broke off") from None
             except (aiohttp.ClientError, OSError) as error:
-                raise StreamBroken(f"the connection to the worker broke: {_words(error)}") from None
+                log.info("a stream broke: %s: %s", type(error).__name__, error)
+                raise StreamBroken("the connection to the worker broke") from None
             if not chunk:
                 if splitter.pending:
                     raise StreamBroken("the worker's stream ended inside an event")
@@ -230,7 +238,10 @@ def _outcome_of(error: Exception) -> Outcome:
 
 
 def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    """What clients are told: nothing of addresses, nor of what the HTTP library says."""
+    if isinstance(error, _Unusable | EventTooLong):
+        return str(error)
+    return "no connection" if _outcome_of(error).fault is Fault.CONNECT else "the connection broke before the answer"
 
 
 def _worker_socket(address: Any) -> socket.socket:
