@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,17 @@ from tandem.cli.cluster import cluster_from, cluster_options
 from tandem.cli.model_files import read_blueprint
 from tandem.cli.source import deployments_in, file_option
 from tandem.cli.speeds import told
-from tandem.manifests import build
+from tandem.manifests import Build, build
 from tandem.manifests.fitting import RoleFit, Unjudged, memory_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A role, and how fast it can be at the very most on the GPU that was named."""
+    """A role, what follows from the model for it, and how fast it can be at the very most on the GPU that was named."""
 
     deployment: str
     fit: RoleFit
+    follows: Mapping[str, object]
     bounds: Bounds | None
 
 
@@ -67,7 +68,7 @@ def command(
         with source.locating():
             built = build(deployment, blueprint=model, cluster=replace(facts, gpu_memory=sizes))
             _check_known(built.fits)
-            judged += [_judged(deployment, fit, model, gpu) for fit in built.fits if isinstance(fit, RoleFit)]
+            judged += [_judged(deployment, fit, built, model, gpu) for fit in built.fits if isinstance(fit, RoleFit)]
     fits = all(each.fit.verdict.fits for each in judged)
     if output == "json":
         click.echo(json.dumps({"fits": fits, "roles": [*map(_document, judged)]}))
@@ -102,12 +103,14 @@ def _check_known(fits: Sequence[RoleFit | Unjudged]) -> None:
         raise Refused(replace(why, fix=f"{why.fix.rstrip('.')}, or give --gpu or --gpu-memory.") for why in unknown)
 
 
-def _judged(deployment: ModelDeployment, fit: RoleFit, model: Blueprint, gpu: str | None) -> _Judged:
+def _judged(deployment: ModelDeployment, fit: RoleFit, built: Build, model: Blueprint, gpu: str | None) -> _Judged:
+    values = [value for value in built.parameters if (value.role, value.source) == (fit.role, "blueprint")]
+    follows = {to_camel(value.name): value.value for value in values}
     found = None
     if gpu is not None and fit.gpu:
         computed = served(model, deployment.spec.backend, gpu=True)
         found = bounds(computed, fit.load, SPEEDS[gpu], gpus=fit.split.gpus)
-    return _Judged(deployment.metadata.name, fit, found)
+    return _Judged(deployment.metadata.name, fit, follows, found)
 
 
 def _document(judged: _Judged) -> dict[str, Any]:
@@ -126,6 +129,7 @@ def _document(judged: _Judged) -> dict[str, Any]:
             "gpus": fit.split.gpus,
             "cache_tokens": fit.load.cache_tokens,
         },
+        "follows": dict(judged.follows),
         "problems": [problem.as_dict() for problem in verdict.problems],
         "notes": list(verdict.notes),
         "changes": [{**asdict(change), "parameter": to_camel(change.parameter)} for change in fit.changes],
@@ -137,6 +141,10 @@ def _lines(judged: _Judged) -> list[str]:
     fit = judged.fit
     ways = fit.ways or (() if fit.has_room else ("a smaller model, or more memory",))
     lines = [f"{judged.deployment} {fit.told}", *(f"  would fit with {way}" for way in ways)]
+    if judged.follows:
+        lines.append(
+            f"  follows from the model: {', '.join(f'{name} {value}' for name, value in judged.follows.items())}"
+        )
     if judged.bounds is not None and fit.verdict.fits:
         lines += [f"  bounds: {line}" for line in told(judged.bounds, length=fit.load.length)]
     return lines + [f"  note: {note}" for note in fit.verdict.notes]

@@ -240,6 +240,16 @@ def test_bounds_of_a_gpu_are_told_with_a_verdict_that_fits(model, tmp_path, caps
     assert "bounds" not in capsys.readouterr().out
 
 
+def test_what_follows_from_the_model_is_told(model, tmp_path, capsys):
+    arguments = ["fit", "-f", deployment(tmp_path), "--blueprint", model(), "--gpu", "H100-80GB"]
+
+    assert run(arguments) == 0
+    assert "follows from the model: tensorParallelSize 1, maxSeqLen 131072" in capsys.readouterr().out
+    assert run([*arguments, "-o", "json"]) == 0
+    (role,) = json.loads(capsys.readouterr().out)["roles"]
+    assert role["follows"] == {"maxSeqLen": 131072, "tensorParallelSize": 1}
+
+
 def test_what_follows_from_the_model_is_judged_with_its_cache(model, tmp_path, capsys):
     assert run(["fit", "-f", deployment(tmp_path), "--blueprint", model(), "--gpu", "L4", "-o", "json"]) == 0
     (role,) = json.loads(capsys.readouterr().out)["roles"]
