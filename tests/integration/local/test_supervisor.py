@@ -107,9 +107,9 @@ async def test_a_worker_that_fails_its_liveness_probe_is_replaced(stub):
 async def test_loading_progress_is_seen_and_a_start_that_takes_too_long_is_given_up(stub):
     stub.set("down")
     stub.quick_seconds = 0.1
-    plan = stub.plan(startupProbe=STARTUP)
+    plan = stub.plan(startupProbe=STARTUP | {"failureThreshold": 50})
     async with stub.supervisor(plan) as supervisor:
-        with pytest.raises(UnitFailed, match=r"startup probe failed for 0\.8 s: .*HTTP 503") as caught:
+        with pytest.raises(UnitFailed, match=r"startup probe failed for 5 s: .*HTTP 503") as caught:
             await supervisor.until_ready()
     assert caught.value.cause.attempts == 1
     assert any(status.loading == Loading(1, 4) for status in stub.seen)
