@@ -167,6 +167,12 @@ async def test_s1_08_a_timeout_is_a_504_and_the_generation_has_stopped(endless: 
         assert (streamed.status, streamed.events[-1]["error"]["code"]) == (200, "generation_timeout")
 
 
+@pytest.mark.parametrize("path", ["/v1/completions/", "/openapi.json", "/docs"])
+async def test_no_address_leads_elsewhere_and_none_describes_the_rest(server: LiveServer, path: str) -> None:
+    answer = await server.request("POST" if path.endswith("/") else "GET", path, allow_redirects=False)
+    assert answer.status == 404
+
+
 async def test_s1_10_a_prompt_that_is_too_long_is_refused(endless: LoadedModel) -> None:
     async with live_server(tiny.settings(Path("x"), generation={"MAX_PROMPT_TOKENS": 10}), endless) as server:
         assert (await server.complete(list(range(10, 20)), max_tokens=1)).status == 200
