@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.workspace import Object, Workspace, condition_of, model_deployment
+from tandem.api.labels import BLUEPRINT
+from tests.e2e.release import OPERATOR_IMAGE
+from tests.e2e.workspace import CLAIM, RESTRICTED, Object, Workspace, condition_of, model_deployment
 
 pytestmark = pytest.mark.e2e
 
@@ -17,17 +19,17 @@ def sized(limit: str, **spec: object) -> Object:
     return model_deployment(NAME, roles={"agg": {"resources": resources}}, **spec)
 
 
-def wait_fits(workspace: Workspace, status: str, reason: str) -> Object:
+def wait_fits(workspace: Workspace, status: str, reason: str, name: str = NAME) -> Object:
     """Waits until Fits says so of the spec as it is; returns the condition."""
 
     def said() -> bool:
-        found = workspace.get("modeldeployment", NAME)
+        found = workspace.get("modeldeployment", name)
         fits = condition_of(found, "Fits")
         current = fits.get("observedGeneration") == found["metadata"]["generation"]
         return bool(current and (fits["status"], fits["reason"]) == (status, reason))
 
     workspace.wait_until(said, f"Fits is {status} {reason}", timeout=180)
-    return condition_of(workspace.get("modeldeployment", NAME), "Fits")
+    return condition_of(workspace.get("modeldeployment", name), "Fits")
 
 
 def limits(workspace: Workspace) -> set[str]:
@@ -68,3 +70,36 @@ def test_a_model_is_read_judged_held_back_and_let_through(workspace: Workspace) 
             lambda: name not in {each["metadata"]["name"] for each in workspace.list("modelblueprints")},
             "the blueprint goes with the last that uses it",
         )
+
+
+def greedy(annotation: str) -> Object:
+    """A pod that reads for a blueprint, as the operator sees it, and takes more memory than it may."""
+    identity = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+    container = {
+        "name": "probe",
+        "image": OPERATOR_IMAGE,
+        "imagePullPolicy": "Never",
+        "command": ["python", "-c", "b'x' * 10**9"],
+        "resources": {"requests": REQUESTS, "limits": {"memory": "64Mi"}},
+        "securityContext": RESTRICTED,
+    }
+    metadata = {"labels": {"app.kubernetes.io/managed-by": "tandem"}, "annotations": {BLUEPRINT: annotation}}
+    spec = {"restartPolicy": "Never", "securityContext": identity, "containers": [container]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "greedy", **metadata}, "spec": spec}
+
+
+def test_why_a_model_could_not_be_read_is_told(workspace: Workspace) -> None:
+    name, model = "unread", {"pvc": {"claimName": CLAIM, "path": "unread"}}
+    # No registry has the image.
+    none = {"agg": {"replicas": 0}}
+    workspace.apply(model_deployment(name, model=model, imagePullPolicy="Always", roles=none))
+    message = wait_fits(workspace, "Unknown", "ImagePullBackOff", name)["message"]
+    assert OPERATOR_IMAGE in message
+
+    blueprint = workspace.get("modeldeployment", name)["status"]["blueprint"]["name"]
+    uid = workspace.get("modelblueprint", blueprint)["metadata"]["uid"]
+    workspace.apply(greedy(f"{blueprint}/{uid}"))
+    message = wait_fits(workspace, "Unknown", "ProbeFailed", name)["message"]
+    assert "OOMKilled, exit code 137" in message
+
+    workspace.delete(name)
