@@ -156,6 +156,10 @@ class _Exchange:
             authorization = self._headers.get(b"authorization", b"")
             if not allows(authorization):
                 return wrong_key(given=bool(authorization))
+        if b"content-length" in self._headers and b"transfer-encoding" in self._headers:
+            # Somebody on the way may have understood the other one.
+            text = "The request has both Content-Length and Transfer-Encoding. Send one of them."
+            return ApiError(400, text, code="invalid_request")
         declared = self._headers.get(b"content-length", b"0")
         return self._room_for(int(declared)) if declared.isdigit() else None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope
 
-from tandem.gateway.errors import HttpError, bad_request, too_large, too_many_bodies
+from tandem.gateway.errors import HttpError, bad_request, too_large, too_many_bodies, two_lengths
 from tandem.gateway.protocol import Body, encode, strip
 
 DISCARD_SECONDS = 5.0
@@ -61,7 +61,9 @@ class Room:
 
 async def read(scope: Scope, receive: Receive, *, limit: int, take: Callable[[int], None]) -> bytes:
     """The body's bytes, each taken by `take`, which may raise. Raises ClientGone, and HttpError 413 above `limit`
-    bytes, at once when the length is declared."""
+    bytes, at once when the length is declared, or 400 when two are."""
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+        raise two_lengths()
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise too_large(limit)

@@ -53,6 +53,14 @@ def bad_request(message: str) -> HttpError:
     return HttpError(400, message, kind="invalid_request_error", code="invalid_body")
 
 
+def two_lengths() -> HttpError:
+    """400: where the body ends can be understood in two ways, and somebody on the way may have understood the other."""
+    message = "the request has both Content-Length and Transfer-Encoding; send one of them"
+    return HttpError(
+        400, message, kind="invalid_request_error", code="invalid_request", headers={"connection": "close"}
+    )
+
+
 def wrong_key(*, given: bool) -> HttpError:
     """401: without an API key, or with one that is not known."""
     if given:

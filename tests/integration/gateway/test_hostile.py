@@ -63,6 +63,17 @@ async def test_a_client_that_takes_nothing_of_its_stream_ends_it_at_the_worker(
     writer.close()
 
 
+async def test_a_request_of_two_lengths_is_refused_and_its_connection_closed(start_router: Start) -> None:
+    router = await start_router()
+    reader, writer = await connect(router)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    writer.write(head + b"0\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_SECONDS)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    writer.close()
+
+
 async def test_what_a_client_is_told_of_a_worker_that_is_gone_has_no_address(
     start_router: Start, start_worker: Start
 ) -> None:

@@ -144,6 +144,13 @@ async def test_a_body_that_does_not_arrive_is_a_408(impatient: LiveServer) -> No
     assert b'"code": "body_timeout"' in answer
 
 
+async def test_a_request_of_two_lengths_is_refused_and_its_connection_closed(server: LiveServer) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = await _raw(server, head, b"0\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize("start", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 async def test_a_head_that_does_not_arrive_ends_the_connection(
     server: LiveServer, monkeypatch: pytest.MonkeyPatch, start: bytes
