@@ -90,10 +90,19 @@ def judge(blueprint: Blueprint, load: Load, split: Split, room: Room) -> Verdict
     )
 
 
-def changes(blueprint: Blueprint, load: Load, split: Split, room: Room, *, fp8: bool = True) -> tuple[Change, ...]:
+def changes(
+    blueprint: Blueprint,
+    load: Load,
+    split: Split,
+    room: Room,
+    *,
+    fp8: bool = True,
+    shared: Callable[[int], tuple[Load, Split]] | None = None,
+) -> tuple[Change, ...]:
     """Changes that each make it fit, the least intrusive first: batch, length, number formats, more GPUs.
 
-    With `fp8`, the backend can keep the cache, and make the weights, in 8 bits.
+    With `fp8`, the backend can keep the cache, and make the weights, in 8 bits. `shared` gives load and split for a
+    tensor parallel size; without it everything is cut.
     """
 
     def needed(load: Load = load, split: Split = split, form: Format | None = None) -> int | None:
@@ -105,9 +114,13 @@ def changes(blueprint: Blueprint, load: Load, split: Split, room: Room, *, fp8: 
         _most(
             "max_batch_size",
             load.batch // load.copies,
-            lambda value: needed(replace(load, batch=value * load.copies)),
+            lambda value: needed(replace(load, batch=value * load.copies, step=load.step_of(value * load.length))),
         ),
-        _most("max_seq_len", load.length, lambda value: needed(replace(load, length=value, step=load.step_of(value)))),
+        _most(
+            "max_seq_len",
+            load.length,
+            lambda value: needed(replace(load, length=value, step=load.step_of(load.batch // load.copies * value))),
+        ),
     ]
     if fp8:
         if load.kv_bytes > 1:
@@ -118,7 +131,8 @@ def changes(blueprint: Blueprint, load: Load, split: Split, room: Room, *, fp8: 
         larger = [size for size in _TENSOR_SIZES if size > split.attention]
         # Fewer, where so many cannot share it.
         fewer = [size for size in (*reversed(_TENSOR_SIZES), 1) if size < split.attention]
-        sizes = ((size, needed(split=tensor_parallel(size))) for size in (*larger, *fewer))
+        share = shared or (lambda size: (load, tensor_parallel(size)))
+        sizes = ((size, needed(*share(size))) for size in (*larger, *fewer))
         size, bytes_needed = next(((size, total) for size, total in sizes if total is not None), (0, None))
         found.append(_one("tensor_parallel_size", size, bytes_needed))
     return tuple(change for change in found if change is not None)

@@ -178,6 +178,19 @@ def _pin(known: Known, spec: str, gpu_memory: Mapping[str, int]) -> Pin:
     )
 
 
+def _same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two `spec.from` are the same, whatever of the defaults is written out."""
+    if one == other:
+        return True
+    try:
+        read = [
+            BlueprintSource.model_validate(each, by_alias=True, by_name=False, extra="ignore") for each in (one, other)
+        ]
+    except ValidationError:
+        return False
+    return read[0] == read[1]
+
+
 class FactsReader:
     """Looks up what is known of a deployment's model. `need` hears of each ModelBlueprint that has to be made."""
 
@@ -249,6 +262,9 @@ class FactsReader:
         told = self._read(found)
         name = found.ref.name
         source = told.source if self._uses.is_named_by(entry) else None
+        if source is None and not _same_source(told.source, self._uses.source(entry)):
+            message = f"ModelBlueprint {name} is of another source: delete it, and the operator makes the right one"
+            return Known(name=name, reason="BlueprintOfAnother", message=message)
         about = f"ModelBlueprint {name}: {told.message}"
         if told.facts:
             note = about if told.status == "False" else ""

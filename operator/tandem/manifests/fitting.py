@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -175,7 +175,10 @@ def judge_roles(
             load = load_of(deployment.spec.backend, given, model, split)
             load = bounded(model, load, split, room) if _waits(role, parameters) else load
         verdict, limit = judge(model, load, split, room), gpu_limit(deployment, role)
-        possible = () if verdict.fits else changes(model, load, split, room, fp8=deployment.spec.backend != "torch")
+        possible: tuple[Change, ...] = ()
+        if not verdict.fits:
+            shared = _shared(deployment.spec.backend, given, model, room, waits=_waits(role, parameters))
+            possible = changes(model, load, split, room, fp8=deployment.spec.backend != "torch", shared=shared)
         verdict = verdict if limit is None or not room.gpu else _with_gpus(verdict, limit, min(split.gpus, gpus))
         found.append(
             RoleFit(role=role, load=load, split=split, gpu=room.gpu, verdict=verdict, changes=possible, limit=limit)
@@ -233,6 +236,20 @@ def gpu_limit(deployment: ModelDeployment, role: RoleName) -> GpuLimit | None:
     ]
     most = max(found, default=None)
     return most if most and most.gpus else None
+
+
+def _shared(
+    backend: str, given: Mapping[str, object], model: Blueprint, room: Room, *, waits: bool
+) -> Callable[[int], tuple[Load, Split]]:
+    """Load and split for another tensor parallel size."""
+
+    def shared(size: int) -> tuple[Load, Split]:
+        values = {**given, "tensor_parallel_size": size}
+        split = split_of(backend, values)
+        load = load_of(backend, values, model, split)
+        return (bounded(model, load, split, room) if waits else load), split
+
+    return shared
 
 
 def _with_gpus(verdict: Verdict, limit: GpuLimit, needed: int) -> Verdict:

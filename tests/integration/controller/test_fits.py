@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from tandem.api.deployment import ModelSource
 from tandem.api.labels import BLUEPRINT
 from tandem.blueprint.packed import pack
 from tandem.blueprint.text import read_text
 from tandem.kube.resources import JOB, NODE
+from tandem.manifests.probe import blueprint_name
 from tests.integration.controller.api import Api, Object, Refusal, eventually
 from tests.integration.controller.conftest import Start
 from tests.integration.controller.node import Behaviour, ToldNode, container, loading, status
@@ -209,6 +211,19 @@ class TestWhatFollows:
         space.wait_condition("Ready", "True")
         assert [found["metadata"]["name"] for found in blueprints(space)] == ["mine"]
         assert "example/qwen" in arguments(space)
+
+    def test_a_blueprint_of_another_source_is_not_believed(self, space: Space) -> None:
+        name = blueprint_name(ModelSource.model_validate(HUB, by_alias=True))
+        head = {"apiVersion": "tandem.dev/v1alpha1", "kind": "ModelBlueprint"}
+        metadata = {"name": name, "namespace": space.namespace}
+        space.api.create({**head, "metadata": metadata, "spec": {"design": {"tiny": True}}})
+
+        space.create(model=HUB, **memory("16Gi"))
+
+        found = space.wait_condition("Fits", "Unknown", "BlueprintOfAnother")
+        assert "delete it" in condition({"status": found}, "Fits")["message"]
+        space.api.delete("ModelBlueprint", space.namespace, str(name))
+        space.wait_condition("Fits", "True")
 
     def test_drift_is_repaired_while_the_blueprint_is_gone(self, space: Space) -> None:
         head = {"apiVersion": "tandem.dev/v1alpha1", "kind": "ModelBlueprint"}

@@ -44,7 +44,7 @@ def test_what_does_not_fit_says_what_would(cluster):
     (problem,) = found.misfits
     assert problem.path == "spec.roles.agg"
     assert "does not fit: needs" in problem.reason
-    assert "maxSeqLen: 1520 (needs 33.98 GiB)" in problem.fix
+    assert "maxSeqLen: 889 (needs 34.00 GiB)" in problem.fix
     assert problem.fix.endswith("or set spec.overrideFits: true.")
 
 
@@ -152,6 +152,43 @@ def test_gpus_of_all_nodes_of_a_worker_need_not_be_in_one_pod(cluster):
     )
 
     assert found.misfits == ()
+
+
+PARAMETERS = {
+    "max_batch_size": "maxBatchSize",
+    "max_seq_len": "maxSeqLen",
+    "tensor_parallel_size": "tensorParallelSize",
+}
+
+
+@pytest.mark.parametrize(
+    ("backend", "given", "size"),
+    [
+        ("torch", {"maxBatchSize": 16, "maxSeqLen": 32768}, None),
+        ("sglang", {"maxBatchSize": 64, "maxSeqLen": 2000}, 24_000),
+        ("vllm", {"maxBatchSize": 64, "maxSeqLen": 16384}, 24_000),
+        ("vllm", {"maxBatchSize": 256, "maxSeqLen": 32768, "dataParallelSize": 4}, 40_960),
+        (
+            "trtllm",
+            {"maxBatchSize": 64, "maxSeqLen": 16384, "enableAttentionDp": True, "tensorParallelSize": 1},
+            40_960,
+        ),
+        ("trtllm", {"maxSeqLen": 131072, "tensorParallelSize": 1}, 24_000),
+    ],
+)
+def test_each_change_that_is_named_is_enough_when_it_is_made(cluster, backend, given, size):
+    def fit(parameters):
+        own = (
+            on_cpu("36Gi", parameters=parameters) if size is None else resource(backend=backend, parameters=parameters)
+        )
+        return built(own, cluster, **({} if size is None else {"agg": size * 2**20})).fits[0]
+
+    named = [change for change in fit(given).changes if change.parameter in PARAMETERS]
+
+    assert named
+    for change in named:
+        made = fit({**given, PARAMETERS[change.parameter]: change.value})
+        assert made.verdict.fits, (change, made.told)
 
 
 def test_a_memory_limit_that_would_do_is_named(cluster):
