@@ -227,6 +227,8 @@ async def throughput(server: Server, *, clients: int, seed: int) -> float:
         nonlocal tokens
         for load in todo:
             new = await server.complete(load)  # before the sum is read: others add to it meanwhile
+            if new != load.new_tokens:
+                raise RuntimeError(f"{server.name} gave {new} of {load.new_tokens} tokens: it did other work")
             tokens += new
 
     began = time.monotonic()
