@@ -1,9 +1,10 @@
 """The hand-off between two real servers, one random model of 58 M parameters, one thread each, in one run.
 
-How fast KV goes over loopback, proof included; and the time between the tokens of running streams while prompts of
-2,000 tokens arrive: apart on a prefill and a decode worker, against one worker (with one thread, and with two, which is
-what the pair has). The three take turns, so that a busy machine slows all; what a token costs the decoding process
-while a long prompt comes, in CPU time, is the same on a busy machine. `TANDEM_BENCH_ROUNDS` (default 3).
+How fast KV goes over loopback, proof included. The time to the first token when KV is handed over while the prompt is
+computed, against after it, by the tokens of a step of prefill. And the time between the tokens of running streams while
+prompts of 2,000 tokens arrive: apart on a prefill and a decode worker, against one worker (with one thread, and with
+two, which is what the pair has). What is compared takes turns, so that a busy machine slows all; CPU time is the same
+on a busy machine. `TANDEM_BENCH_ROUNDS` (default 3).
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from tests.bench.serve import Load, save_model, text
 ROUNDS = int(os.environ.get("TANDEM_BENCH_ROUNDS", "3"))
 PULLS = 12
 LONG_PROMPT = 2000
+STEPS = (512, 256)
+"""Tokens of a step of prefill."""
+PROMPTS = (2000, 200, 32)
 STREAMS = 4
 STREAM_TOKENS = 250
 LONG_PROMPTS = 3
@@ -60,6 +64,15 @@ class Worker:
         ]
         return offered
 
+    async def early_offer(self, prompt: str) -> tuple[dict[str, Any], asyncio.Task[bytes]]:
+        """The offer while the prompt is computed, as the router asks for it, and the rest of the answer."""
+        params = {"do_remote_decode": True, "do_remote_prefill": False, "offer_early": True}
+        body = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "kv_transfer_params": params}
+        answer = await self.session.post(f"{self.url}/v1/completions", json=body)
+        answer.raise_for_status()
+        first = json.loads((await answer.content.readuntil(b"\n\n")).removeprefix(b"data: "))
+        return first["kv_transfer_params"], asyncio.create_task(answer.read())
+
     async def stream(self, body: dict[str, Any], times: list[float]) -> None:
         """Notes when each piece of a stream came."""
         body = {"temperature": 0, "stream": True, **body}
@@ -76,14 +89,14 @@ class Worker:
 
 
 @contextlib.asynccontextmanager
-async def worker(model: Path, role: str, *, threads: int) -> AsyncIterator[Worker]:
+async def worker(model: Path, role: str, *, threads: int, step: int = STEPS[0]) -> AsyncIterator[Worker]:
     """A server process that answers; ended at the end."""
     port = free_port()
     command = [
         *(sys.executable, "-m", "tandem_serve", "--model", str(model), "--role", role, "--port", str(port)),
-        *("--dtype", "float32", "--kv-cache-tokens", "32768"),
+        *("--dtype", "float32", "--kv-cache-tokens", "32768", "--max-num-batched-tokens", str(step)),
     ]
-    log = (model.parent / f"{role}-{threads}.log").open("wb")
+    log = (model.parent / f"{role}-{threads}-{step}.log").open("wb")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
     process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env=environment)
     timeout = aiohttp.ClientTimeout(total=None)
@@ -162,16 +175,47 @@ class Side:
     decode: Worker
     prefill: Worker | None = None
 
-    async def body(self, load: Load) -> dict[str, Any]:
-        """What decode is asked, after what prefill was asked."""
+    async def stream(self, load: Load, times: list[float], *, early: bool = True) -> None:
+        """One stream from its prompt on; `early`: KV goes over while the prompt is computed."""
         body: dict[str, Any] = {"prompt": load.prompt, "max_tokens": load.new_tokens}
-        if self.prefill is not None:
-            body["kv_transfer_params"] = await self.prefill.offer(load.prompt)
-        return body
+        if self.prefill is None:
+            await self.decode.stream(body, times)
+        elif early:
+            params, rest = await self.prefill.early_offer(load.prompt)
+            await self.decode.stream({**body, "kv_transfer_params": params}, times)
+            await rest
+        else:
+            params = await self.prefill.offer(load.prompt)
+            await self.decode.stream({**body, "kv_transfer_params": params}, times)
 
-    async def stream(self, load: Load, times: list[float]) -> None:
-        """One stream from its prompt on."""
-        await self.decode.stream(await self.body(load), times)
+    def cpu_seconds(self) -> float:
+        """CPU time that its processes have used."""
+        return self.decode.cpu_seconds() + (self.prefill.cpu_seconds() if self.prefill else 0.0)
+
+
+async def first_tokens(side: Side) -> dict[str, float]:
+    """Milliseconds to the first token, and of CPU, when KV is handed over early and late, by tokens of the prompt."""
+    source = random.Random(7)
+    result: dict[str, float] = {}
+    for tokens in PROMPTS:
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        cpu = {True: 0.0, False: 0.0}
+        for number in range(2 * ROUNDS + 1):
+            for early in (True, False) if number % 2 else (False, True):
+                times: list[float] = []
+                used, began = side.cpu_seconds(), time.monotonic()
+                await side.stream(Load(prompt=text(source, tokens), new_tokens=2), times, early=early)
+                if number:  # the first one sets things up
+                    seconds[early].append(times[0] - began)
+                    cpu[early] += side.cpu_seconds() - used
+        pairs = zip(seconds[True], seconds[False], strict=True)
+        result |= {
+            f"{tokens}_tokens_early_ms": round(statistics.median(seconds[True]) * 1000),
+            f"{tokens}_tokens_late_ms": round(statistics.median(seconds[False]) * 1000),
+            f"{tokens}_tokens_ratio": round(statistics.median(early / late for early, late in pairs), 2),
+            f"{tokens}_tokens_cpu_ratio": round(cpu[True] / cpu[False], 2),
+        }
+    return result
 
 
 async def interference(side: Side, *, seed: int) -> dict[str, list[float]]:
@@ -224,6 +268,9 @@ async def measure(model: Path) -> dict[str, Any]:
             for role, threads in (("prefill", 1), ("decode", 1), ("agg", 1), ("agg", 2))
         ]
         result: dict[str, Any] = {"loopback": await pulls(prefill)}
+        for step in STEPS:
+            async with worker(model, "prefill", threads=1, step=step) as other:
+                result[f"first_token_steps_of_{step}"] = await first_tokens(Side(decode=decode, prefill=other))
         sides = {
             "disaggregated": Side(decode=decode, prefill=prefill),
             "aggregated_1_thread": Side(decode=one),
