@@ -97,12 +97,13 @@ def changes(
     room: Room,
     *,
     fp8: bool = True,
+    shareable: bool = True,
     shared: Callable[[int], tuple[Load, Split]] | None = None,
 ) -> tuple[Change, ...]:
     """Changes that each make it fit, the least intrusive first: batch, length, number formats, more GPUs.
 
-    With `fp8`, the backend can keep the cache, and make the weights, in 8 bits. `shared` gives load and split for a
-    tensor parallel size; without it everything is cut.
+    With `fp8`, the backend can keep the cache, and make the weights, in 8 bits; `shareable`: GPUs can share a model on
+    it. `shared` gives load and split for a tensor parallel size; without it everything is cut.
     """
 
     def needed(load: Load = load, split: Split = split, form: Format | None = None) -> int | None:
@@ -127,7 +128,7 @@ def changes(
             found.append(_one("kv_cache_dtype", "fp8", needed(replace(load, kv_bytes=1))))
         if blueprint.structure is not None and blueprint.quantisation is None:
             found.append(_one("weights", "fp8", needed(form=fp8_block())))
-    if room.gpu and split.copies == split.stages == 1 == split.expert_groups:
+    if shareable and room.gpu and split.copies == split.stages == 1 == split.expert_groups:
         larger = [size for size in _TENSOR_SIZES if size > split.attention]
         # Fewer, where so many cannot share it.
         fewer = [size for size in (*reversed(_TENSOR_SIZES), 1) if size < split.attention]

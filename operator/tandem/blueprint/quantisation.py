@@ -15,6 +15,9 @@ Pieces = tuple[str, ...]
 
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d{1,6})(?=\.|$)")
 _MAX_PATTERNS = 65_536  # characters; above, matching them would take seconds
+_CHOICE = re.compile(r"\((?:\?:)?([^()\[\]]*)\)(?![*+?{])|\[([A-Za-z0-9_]+)\](?![*+?{])")
+_MOST_CHOICES = 64
+_LONGEST_WITH_CHOICES = 512
 _REGEX_ONLY = re.compile(r"[\[\](){}|+^?\\]")
 _FIX = "Give the model's safetensors index, whose bytes are then taken as they are."
 
@@ -45,7 +48,7 @@ def mark_plain(layers: list[Layer], patterns: Iterable[str], hidden: int) -> lis
     """The layers with the modules that patterns name marked as not quantised."""
     everywhere: list[Pieces] = []
     single: dict[int, list[Pieces]] = {}
-    for pattern in patterns:
+    for pattern in (each for given in patterns for each in _spelt(given)):
         number = _LAYER.search(pattern)
         if number is None:
             everywhere.append(_pieces(pattern))
@@ -73,10 +76,31 @@ def _found(patterns: Iterable[Pieces], names: frozenset[str], index: int) -> fro
     )
 
 
+def _spelt(pattern: str) -> list[str]:
+    """What an expression with choices, `(q|k)_proj` or `[qk]_proj`, stands for; itself where that is too much."""
+    if not pattern.startswith("re:") or len(pattern) > _LONGEST_WITH_CHOICES:
+        return [pattern]
+    done: list[str] = []
+    rest = [pattern.replace("\\.", ".")]
+    while rest:
+        text = rest.pop()
+        found = _CHOICE.search(text)
+        if found is None:
+            done.append(text)
+            continue
+        choices = list(found[2]) if found[1] is None else found[1].split("|")
+        rest += [f"{text[: found.start()]}{choice}{text[found.end() :]}" for choice in choices]
+        if len(done) + len(rest) > _MOST_CHOICES:
+            return [pattern]
+    return done
+
+
 def _pieces(pattern: str) -> Pieces:
     """A pattern as the texts that must follow each other. Regular expressions (`re:…`) are read as texts with `.*`;
-    one that goes beyond that matches nothing."""
-    text = pattern.removeprefix("re:").removesuffix("$").replace("\\.", ".").replace(".*", "*").replace("\\d*", "*")
+    one that goes beyond that, and beyond choices, matches nothing."""
+    text = pattern.removeprefix("re:").removeprefix("^").removesuffix("$").replace("\\.", ".")
+    for anything in (".*", "\\d*", "\\d+"):
+        text = text.replace(anything, "*")
     # Models of several parts name the language model before its modules.
     text = text.removeprefix("model.language_model.").removeprefix("language_model.")
     if _REGEX_ONLY.search(text):

@@ -177,8 +177,9 @@ def judge_roles(
         verdict, limit = judge(model, load, split, room), gpu_limit(deployment, role)
         possible: tuple[Change, ...] = ()
         if not verdict.fits:
+            engine = deployment.spec.backend != "torch"
             shared = _shared(deployment.spec.backend, given, model, room, waits=_waits(role, parameters))
-            possible = changes(model, load, split, room, fp8=deployment.spec.backend != "torch", shared=shared)
+            possible = changes(model, load, split, room, fp8=engine, shareable=engine, shared=shared)
         verdict = verdict if limit is None or not room.gpu else _with_gpus(verdict, limit, min(split.gpus, gpus))
         found.append(
             RoleFit(role=role, load=load, split=split, gpu=room.gpu, verdict=verdict, changes=possible, limit=limit)

@@ -120,6 +120,10 @@ def test_bytes_of_a_quantised_model(settings, matrices):
         (["mlp"], 2 * 3 * 256 * 512),
         (["down"], 0),
         (["re:(a+)+$"], 0),
+        (["re:.*(down|absent)_proj"], 2 * 256 * 512),
+        (["re:^model\\.layers\\.\\d+\\.mlp\\.[d]own_proj$"], 2 * 256 * 512),
+        (["re:" + "(a|b)" * 60], 0),
+        (["re:" + "(" * 400], 0),
     ],
     ids=str,
 )

@@ -191,6 +191,16 @@ def test_each_change_that_is_named_is_enough_when_it_is_made(cluster, backend, g
         assert made.verdict.fits, (change, made.told)
 
 
+def test_the_bundled_server_is_asked_for_nothing_that_it_cannot(cluster):
+    one = {"agg": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}
+    (fit,) = built(
+        resource(backend="torch", roles=one, parameters={"maxSeqLen": 4096}), cluster, agg=12_000 * 2**20
+    ).fits
+
+    assert not fit.verdict.fits
+    assert {change.parameter for change in fit.changes} <= {"max_batch_size", "max_seq_len"}
+
+
 def test_a_memory_limit_that_would_do_is_named(cluster):
     (fit,) = built(on_cpu("16Gi", parameters={"maxSeqLen": 2048, "maxBatchSize": 1}), cluster).fits
     (way,) = [way for way in fit.ways if way.startswith("resources.limits.memory: ")]
