@@ -6,7 +6,9 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,8 +73,14 @@ def _build_into(directory: Path, console: Console, build: Builder) -> None:
     # Threads that spin while they wait make training many times slower beside a busy neighbour. Read with torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with _progress(console) as show:
-            build(scratch, progress=show)
+        with _progress(console) as show, _interrupts_kept() as check:
+
+            def progress(step: int, certainty: float) -> None:
+                check()
+                show(step, certainty)
+
+            build(scratch, progress=progress)
+            check()
         # Workers in pods run as another user.
         scratch.chmod(0o755)
         for file in scratch.iterdir():
@@ -80,6 +88,29 @@ def _build_into(directory: Path, console: Console, build: Builder) -> None:
         scratch.rename(directory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[Callable[[], None]]:
+    """Gives what raises a Ctrl-C again: libraries catch what is raised while they are imported."""
+    heard = []
+
+    def hear(*_: object) -> None:
+        heard.append(True)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if heard:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is interrupted
+        yield check
+        return
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import os
 import re
+import stat
 from pathlib import Path
 
 from tandem_serve.problems import StartError, usage_error
@@ -54,8 +56,7 @@ class ApiKeys:
 
 def _read(path: Path) -> tuple[bytes, ...]:
     try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+        content = _content(path)
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
         raise usage_error(
@@ -75,3 +76,12 @@ def _read(path: Path) -> tuple[bytes, ...]:
     if not digests:
         raise usage_error(FLAG, value=str(path), reason="has no keys", fix="write one key per line")
     return tuple(digests)
+
+
+def _content(path: Path) -> bytes:
+    """The first bytes of a regular file. Raises `OSError`, also for a pipe, which is not waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(handle, "rb") as file:  # noqa: PTH123  (of a descriptor)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError("it is not a regular file")
+        return file.read(_MOST_BYTES + 1)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -69,8 +71,7 @@ class ApiKeys:
 
 def _read(path: Path) -> tuple[bytes, ...]:
     try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+        content = _content(path)
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
         raise refuse(FLAG, str(path), reason, "Give a readable file with one key per line.") from None
@@ -88,3 +89,12 @@ def _read(path: Path) -> tuple[bytes, ...]:
     if not digests:
         raise refuse(FLAG, str(path), "has no keys", "Write one key per line.")
     return tuple(digests)
+
+
+def _content(path: Path) -> bytes:
+    """The first bytes of a regular file. Raises `OSError`, also for a pipe, which is not waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(handle, "rb") as file:  # noqa: PTH123  (of a descriptor)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError("it is not a regular file")
+        return file.read(_MOST_BYTES + 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
@@ -34,6 +36,17 @@ def served(space: Space) -> Object:
     return space.wait_applied()
 
 
+def when_quiet(plane: ControlPlane, space: Space, seconds: float = 2.0) -> int:
+    """The place in the audit log where nothing was written in the space for a while."""
+    deadline = time.monotonic() + 120
+    while True:
+        since = plane.audit_offset()
+        time.sleep(seconds)
+        if not (found := writes(plane, since, space.namespace)):
+            return since
+        assert time.monotonic() < deadline, found
+
+
 def batch_sizes(status: Object) -> dict[str, str]:
     return {item["role"]: item["value"] for item in status["parameters"] if item["name"] == "maxBatchSize"}
 
@@ -58,7 +71,7 @@ def test_an_edit_of_rules_that_changes_no_result_writes_nothing(plane: ControlPl
     space.create("other", **DISAGG, rules={"configMapRef": {"name": "other-rules"}})
     space.wait_condition("Valid", "False", "InvalidSpec", name="other")
     space.wait_condition("Ready", "True")
-    since = plane.audit_offset()
+    since = when_quiet(plane, space)
     edit(space, GOOD + "# a remark\n")
     # What is seen after the remark shows that the remark was seen too: one watch brings both.
     space.api.create(config_map(space, GOOD, name="other-rules"))

@@ -1,5 +1,7 @@
 """The model is built once, complete or not at all, whoever asks for it at the same time."""
 
+import contextlib
+import signal
 import threading
 from pathlib import Path
 
@@ -31,6 +33,19 @@ def test_the_second_call_builds_nothing(tmp_path):
     assert ensure_model(tmp_path, build=build) == first
     assert build.calls == 1
     assert (first / "model.safetensors").read_text() == "weights"
+
+
+def test_an_interrupt_that_a_library_caught_ends_the_build_all_the_same(tmp_path):
+    def catches(directory: Path, *, progress: model.training.Progress) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        progress(5, 0.5)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        ensure_model(tmp_path, build=catches)
+    assert [entry for entry in tmp_path.iterdir() if entry.is_dir()] == []
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_failed_build_leaves_no_directory_and_is_told(tmp_path):

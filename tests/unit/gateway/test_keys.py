@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,13 @@ def test_a_file_without_proper_keys_ends_the_start_and_shows_none(tmp_path, cloc
 def test_a_missing_file_ends_the_start(tmp_path, clock):
     with pytest.raises(Refused, match="No such file"):
         ApiKeys(tmp_path / "none", clock=clock)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, clock):
+    path = tmp_path / "keys"
+    os.mkfifo(path)
+    with pytest.raises(Refused, match="it is not a regular file"):
+        ApiKeys(path, clock=clock)
 
 
 def test_every_key_is_compared_in_constant_time_whichever_was_given(keys, monkeypatch):
