@@ -111,8 +111,14 @@ def chars_of(value: Any) -> int:
 
 
 def limit(service: Service, tokens: tuple[int, ...], *, param: str) -> Prompt:
-    """Cuts or refuses (413) a prompt that is too long for the limits, the context or the KV memory."""
+    """Cuts or refuses (413) a prompt that is too long for the limits, the context or the KV memory.
+
+    Raises a 400 for tokens that only the tokenizer knows: one would fail the step of all sequences.
+    """
     config, facts = service.settings.config, service.ready.facts
+    if max(tokens, default=0) >= facts.vocab_size:
+        known = f"the model has tokens 0 to {facts.vocab_size - 1}"
+        raise invalid(f"{param}: the tokenizer makes token {max(tokens)} of it, and {known}", param=param)
     most = min(config.max_prompt_tokens, facts.max_model_len - 1, facts.kv_capacity_tokens)
     if len(tokens) <= most:
         return Prompt(tokens=tokens)

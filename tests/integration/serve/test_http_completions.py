@@ -95,6 +95,13 @@ async def test_a_stop_string_is_held_back_in_streams(server: LiveServer) -> None
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+async def test_a_tokenizer_that_knows_more_than_the_model_harms_only_who_uses_it(llama: LoadedModel) -> None:
+    async with live_server(tiny.settings(Path("x")), replace(llama, vocab_size=50)) as server:
+        answer = await server.complete("Hello there", max_tokens=2)
+    assert answer.status == 400
+    assert "the model has tokens 0 to 49" in answer.error["message"]
+
+
 async def test_a_request_that_leaves_no_token_is_a_400(server: LiveServer) -> None:
     whole = list(range(tiny.VOCABULARY))
     answer = await server.complete(PROMPT, max_tokens=4, min_tokens=2, stop_token_ids=whole)
