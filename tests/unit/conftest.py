@@ -5,8 +5,8 @@ import gc
 import pytest
 from hypothesis import settings
 
-# How long one example takes says how busy the machine is.
-settings.register_profile("patient", deadline=None)
+# How long one example takes says how busy the machine is. What needs more examples than these says so itself.
+settings.register_profile("patient", deadline=None, max_examples=40)
 settings.load_profile("patient")
 
 
@@ -18,4 +18,5 @@ def pytest_configure() -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """From here on only what tests make is searched for garbage."""
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     gc.enable()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tandem_serve.engine.runner import ModelRunner
+from tests.integration.serve.test_families import answers, reference
 from tests.unit.serve import tiny
 from tests.unit.serve.conftest import load_model
 from tests.unit.serve.tape import TapeRecorder
-from tests.unit.serve.test_families import answers, reference
 
 
 @pytest.mark.parametrize("family", sorted(tiny.FAMILIES))

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
 
-def draws(count: int = 4000, **fields: float) -> list[float]:
+def draws(count: int = 2500, **fields: float) -> list[float]:
     params = SamplingParams(max_tokens=1, **fields)
     generator = make_generator(3, CPU)
     tokens = [sample(LOGITS[None], [params], [generator])[0] for _ in range(count)]
