@@ -4,6 +4,8 @@ PY := .venv/bin/python
 # One thread of torch per test process: two spinning threads beside a busy neighbour are far slower.
 # What Python compiled is kept, also where the environment says otherwise: each worker and child would compile it anew.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
+# The files of a suite are dealt out to processes; each has an API server of its own.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo test test-unit test-integration test-e2e lint format bench images generated \
 	cluster-up cluster-images cluster-down clean
@@ -19,13 +21,14 @@ demo: .venv/.ready ## Make a small model, run it disaggregated as local processe
 
 test: .venv/.ready ## All tests; what cannot run here is skipped with the reason
 	$(TEST_ENV) $(PY) -m pytest tests/unit -n auto
-	$(TEST_ENV) $(PY) -m pytest tests/integration tests/e2e
+	$(TEST_ENV) $(PY) -m pytest tests/integration $(SIDE_BY_SIDE)
+	$(TEST_ENV) $(PY) -m pytest tests/e2e
 
 test-unit: .venv/.ready ## Tests that need no services
 	$(TEST_ENV) $(PY) -m pytest tests/unit -n auto
 
 test-integration: .venv/.ready ## Tests against a real API server
-	$(TEST_ENV) $(PY) -m pytest tests/integration
+	$(TEST_ENV) $(PY) -m pytest tests/integration $(SIDE_BY_SIDE)
 
 test-e2e: .venv/.ready ## Tests on a real node (needs root)
 	$(TEST_ENV) $(PY) -m pytest tests/e2e
