@@ -10,7 +10,8 @@ from tandem.blueprint.model import Blueprint
 from tandem.blueprint.parts import Attention, Latent
 from tandem.blueprint.structure import Structure
 
-_ASSUMED = "bfloat16"
+ASSUMED = "bfloat16"
+"""Where a config names no number type."""
 _LONGEST_NAME = 60
 
 
@@ -29,7 +30,7 @@ def bytes_per_format(blueprint: Blueprint) -> Mapping[str, int]:
     structure = blueprint.structure
     if structure is None:
         return {}
-    number = plain(blueprint.dtype or _ASSUMED)
+    number = plain(blueprint.dtype or ASSUMED)
     return {name: _bytes(structure, name, form, number) for name, form in known().items()}
 
 

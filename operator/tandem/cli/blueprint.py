@@ -13,7 +13,7 @@ import click
 from tandem.api.load import load
 from tandem.api.problems import refuse
 from tandem.api.resources import BlueprintDesign, ModelBlueprint
-from tandem.blueprint.card import bytes_per_format, shown_name
+from tandem.blueprint.card import ASSUMED, bytes_per_format, shown_name
 from tandem.blueprint.counts import sequence_bytes
 from tandem.blueprint.document import fingerprint, to_dict
 from tandem.blueprint.fits import Room, judge, shown
@@ -197,7 +197,8 @@ def _facts(blueprint: Blueprint, load: Load) -> Iterator[tuple[str, str]]:
         yield "KV cache", f"{blueprint.kv_bytes_per_token:,} bytes per token, {thousand} per 1,000 tokens{less}"
     if blueprint.structure is not None:
         one = sequence_bytes(blueprint.structure, load.length, load.kv_bytes, block=load.block)
-        yield "", f"{shown(one)} for one sequence of {load.length:,} tokens"
+        name = "" if blueprint.kv_bytes_per_token else "KV cache"
+        yield name, f"{shown(one)} for one sequence of {load.length:,} tokens"
 
 
 def _parameters(blueprint: Blueprint) -> str:
@@ -210,7 +211,7 @@ def _parameters(blueprint: Blueprint) -> str:
 
 def _weights(blueprint: Blueprint) -> str:
     if blueprint.weight_bytes is None:
-        return ""
+        return f"the config names no number type: {ASSUMED} is assumed below" if blueprint.structure else ""
     form = blueprint.quantisation.method if blueprint.quantisation else blueprint.dtype
     origin = {"config": "", "index": ", from the files", "declared": ", declared"}[blueprint.weights_from]
     return f"{blueprint.weight_bytes:,} bytes ({shown(blueprint.weight_bytes)}) as {form or 'they are'}{origin}"

@@ -52,6 +52,15 @@ def test_the_card_of_a_directory(model, capsys):
     assert "1 × " in shown
 
 
+def test_a_card_says_which_number_type_is_assumed(model, capsys):
+    unnamed = {key: value for key, value in LLAMA.items() if key not in ("dtype", "torch_dtype")}
+    assert run(["blueprint", "show", model(unnamed)]) == 0
+    shown = capsys.readouterr().out
+
+    assert "the config names no number type: bfloat16 is assumed below" in shown
+    assert "KV cache        16.00 GiB for one sequence of 131,072 tokens" in shown
+
+
 def test_a_sequence_that_the_model_does_not_take_is_refused(model, capsys):
     assert run(["blueprint", "show", model(), "--length", "200000"]) == 1
     assert "the model takes sequences of at most 131,072 tokens" in capsys.readouterr().err
