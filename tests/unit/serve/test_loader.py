@@ -312,5 +312,6 @@ def test_memory_follows_the_cgroup(tmp_path: Path) -> None:
 
 def test_small_models_run_on_one_thread() -> None:
     assert devices.threads_for(3_000_000, 2) == 1
-    assert devices.threads_for(60_000_000, 2) == 2
-    assert devices.threads_for(60_000_000, 64) == 7
+    assert devices.threads_for(58_000_000, 2) == 1
+    assert devices.threads_for(260_000_000, 2) == 2
+    assert devices.threads_for(260_000_000, 64) == 4
