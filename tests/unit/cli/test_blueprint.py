@@ -58,7 +58,7 @@ def test_a_card_says_which_number_type_is_assumed(model, capsys):
     shown = capsys.readouterr().out
 
     assert "the config names no number type: bfloat16 is assumed below" in shown
-    assert "KV cache        16.00 GiB for one sequence of 131,072 tokens" in shown
+    assert "KV cache        1.00 GiB for one sequence of 8,192 tokens" in shown
 
 
 def test_a_sequence_that_the_model_does_not_take_is_refused(model, capsys):
