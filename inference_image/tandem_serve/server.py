@@ -32,7 +32,7 @@ from tandem_serve.metrics import ServerMetrics
 from tandem_serve.problems import StartError, load_error
 from tandem_serve.service import Service, Status
 from tandem_serve.settings import Settings
-from tandem_serve.spans import from_environment
+from tandem_serve.tracing import from_environment
 
 if TYPE_CHECKING:
     from tandem_serve.backend import Engine, Running

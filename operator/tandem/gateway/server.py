@@ -26,7 +26,7 @@ from tandem.gateway.fleet import FleetView
 from tandem.gateway.heads import BoundedHeads
 from tandem.gateway.lifecycle import Lifecycle
 from tandem.gateway.settings import RouterSettings
-from tandem.gateway.spans import from_environment
+from tandem.gateway.tracing import from_environment
 
 BACKLOG = 2048
 # Longer than the idle time of usual load balancers, so that it is they who close idle connections.

@@ -20,7 +20,7 @@ from tandem.blueprint.gpus import GPUS
 from tandem.blueprint.memory import Load
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.split import ONE, Split, split_of
-from tandem.manifests.workers import is_accelerator, resource_lists
+from tandem.manifests.resources import is_accelerator, resource_lists
 from tandem.rendering.values import ParameterValue
 
 GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"  # MiB

@@ -10,8 +10,8 @@ from tandem.manifests.arguments import as_container_args
 from tandem.manifests.cluster import Cluster
 from tandem.manifests.metadata import Scope
 from tandem.manifests.model import KubernetesObject
+from tandem.manifests.resources import resource_lists
 from tandem.manifests.security import pod_security, sealed_container_security
-from tandem.manifests.workers import resource_lists
 
 KEYS_DIR = "/etc/tandem/access"
 KEYS_FILE = "api-keys"

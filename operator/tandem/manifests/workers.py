@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from tandem.manifests.metadata import Scope
 from tandem.manifests.model import KubernetesObject
 from tandem.manifests.overlay import apply_overlay
 from tandem.manifests.placement import Placement
+from tandem.manifests.resources import is_accelerator, resource_lists
 from tandem.manifests.security import pod_security, sealed_container_security
 from tandem.manifests.sources import ModelAccess
 from tandem.rendering.pipeline import Rendering
@@ -26,7 +26,6 @@ CONFIG_DIR = "/etc/tandem"
 GPU_RESOURCE = "nvidia.com/gpu"
 LEADER_WORKER_SET_VERSION = "leaderworkerset.x-k8s.io/v1"
 # Extended resources that stand for an accelerator, of any vendor: nvidia.com/mig-1g.5gb, amd.com/gpu, google.com/tpu…
-_ACCELERATOR = re.compile(r"/.*(gpu|mig-|tpu|npu|gaudi|neuron|ascend|i915|xe$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,19 +241,6 @@ def _env(workers: Workers, role: RoleRendering, backend: BackendPods) -> list[di
     env += [{"name": key, "value": value} for key, value in role.environment.items() if key not in known]
     env += tracing.worker_env(workers.deployment)
     return env + [dict(item) for item in workers.access.env]
-
-
-def resource_lists(resources: Resources | None) -> dict[str, dict[str, str]]:
-    """`resources` as a container has them: quantities are texts, what is not given is left out."""
-    given: Mapping[str, Mapping[str, int | str] | None] = (
-        {} if resources is None else {"requests": resources.requests, "limits": resources.limits}
-    )
-    return {kind: {key: str(value) for key, value in amounts.items()} for kind, amounts in given.items() if amounts}
-
-
-def is_accelerator(resource: str) -> bool:
-    """Whether a resource stands for an accelerator."""
-    return _ACCELERATOR.search(resource) is not None
 
 
 def accelerator_warnings(workers: Workers, name: RoleName) -> Iterator[str]:

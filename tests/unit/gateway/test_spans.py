@@ -15,7 +15,8 @@ from opentelemetry.trace import SpanKind
 from tandem.gateway.call import Record
 from tandem.gateway.fleet import Endpoint, Role
 from tandem.gateway.otel import OtelSpans
-from tandem.gateway.spans import Spans, from_environment
+from tandem.gateway.spans import Spans
+from tandem.gateway.tracing import from_environment
 
 PLACE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

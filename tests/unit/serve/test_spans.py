@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tandem_serve.engine.types import Finish, FinishReason, RemoteKv, SamplingParams, SequenceRequest, Update
 from tandem_serve.otel import OtelSpans
-from tandem_serve.spans import Spans, from_environment
+from tandem_serve.spans import Spans
+from tandem_serve.tracing import from_environment
 
 PLACE = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9/v1/traces"}
 CLIENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
