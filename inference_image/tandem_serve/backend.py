@@ -217,6 +217,7 @@ def connect(engine: Engine, service: Service, session: aiohttp.ClientSession) ->
         leases=leases,
         kv_identity=who,
         kv_key=WorkerKey(),
+        decline_kv=puller.decline,
         send_kv=lambda lease, first, token: wire.KvMessage(lease, first=first, who=who, layout=layout, token=token),
     )
     return Running(backend=backend, engine=thread, puller=puller)

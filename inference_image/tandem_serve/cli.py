@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import resource
@@ -138,7 +139,9 @@ def bind(settings: Settings) -> socket.socket:
             "--host and --port",
             value=f"{settings.host}:{settings.port}",
             reason=f"cannot listen there: {error.strerror or error}",
-            fix="choose a free port, or stop the process that has it",
+            fix="give an address of this machine"
+            if error.errno == errno.EADDRNOTAVAIL
+            else "choose a free port, or stop the process that has it",
         ) from error
     return sock
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
@@ -15,7 +15,7 @@ from tandem_serve.engine.grammar import GrammarCompiler
 from tandem_serve.engine.text import TextCodec
 from tandem_serve.engine.transfer.identity import KvIdentity, WorkerKey
 from tandem_serve.engine.transfer.lease import KvSender, Lease, LeaseStore
-from tandem_serve.engine.types import EngineStats, SequenceRequest
+from tandem_serve.engine.types import EngineStats, RemoteKv, SequenceRequest
 from tandem_serve.http import errors
 from tandem_serve.http.keys import ApiKeys
 from tandem_serve.metrics import ServerMetrics
@@ -67,6 +67,8 @@ class Backend:
     kv_key: WorkerKey
     send_kv: Callable[[Lease, int, str], KvSender]
     """The bytes of a lease, from a token of the prompt, for who shows this token."""
+    decline_kv: Callable[[Iterable[RemoteKv]], None]
+    """Lets the prefill worker forget what it offers."""
 
 
 @dataclass(frozen=True, kw_only=True)

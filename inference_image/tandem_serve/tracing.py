@@ -36,7 +36,7 @@ def from_environment(environment: Mapping[str, str], *, model: str, role: str) -
         from tandem_serve.otel import OtelSpans
     except ImportError as error:
         log.warning(
-            "no spans are sent: OpenTelemetry is missing: pip install 'tandem-operator[otel]'",
+            "no spans are sent: OpenTelemetry is missing: install this project with its extra otel",
             extra={"variable": named, "package": error.name},
         )
         return Spans()

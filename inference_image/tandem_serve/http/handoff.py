@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import secrets
@@ -75,8 +76,15 @@ def _offered(service: Service, params: dict[str, Any], prompts: list[Prompt]) ->
                 extra={"reason": error.reason, "detail": str(error)},
             )
         service.refused_handoff = RefusedHandoff(reason=error.reason, message=str(error))
+        with contextlib.suppress(KvRefusedError):  # an older version may offer in another form
+            service.loaded.decline_kv(_remotes(params, prompts))
         raise
     service.refused_handoff = None
+    return _remotes(params, prompts)
+
+
+def _remotes(params: dict[str, Any], prompts: list[Prompt]) -> tuple[RemoteKv, ...]:
+    """Where an offer says that the KV of each prompt is. Raises `KvRefusedError` when that cannot be."""
     host, port, kv_id = params.get("remote_host"), params.get("remote_port"), params.get("remote_request_id")
     token, lease = params.get("remote_token"), params.get("remote_lease_seconds")
     if not isinstance(host, str) or not isinstance(port, int) or not isinstance(kv_id, str):

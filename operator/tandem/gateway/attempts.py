@@ -91,14 +91,17 @@ class Attempts:
     async def open(self, call: Call, record: Record) -> Opened:
         """The first answer to be had. Raises GaveUp (a worker's error to pass on) or HttpError (the router's own)."""
         progress = _Progress(deadline=self._clock() + self._settings.request_seconds, alone=self._why_alone(call))
+        reason: str | None = None
         while (pair := self._pick(call, progress, record)) is not None:
+            if reason is not None:
+                self._metrics.retried(reason)
             progress.number += 1
             outcome = await self._legs.attempt(call, pair, deadline=progress.deadline, record=record)
             if isinstance(outcome, Opened):
                 return outcome
             if not progress.note(outcome, limit=self._settings.attempts) or self._clock() >= progress.deadline:
                 break
-            self._metrics.retried(outcome.cause.outcome.label)
+            reason = outcome.cause.outcome.label
             await self._sleep(self._pause_after(progress.number))
         raise self._give_up(progress)
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -163,7 +164,7 @@ class _Exchange:
             opened = await self._services.attempts.open(call, self.record)
         except GaveUp as given_up:
             content_headers, content = relay.passed_on(given_up.answer, self.record.request_id)
-            outcome = "client_error" if given_up.answer.status < 500 else "worker_error"
+            outcome = _outcome_of(given_up.answer.status)
             await self._whole(given_up.answer.status, content_headers, content, given_up.pair, outcome)
         except HttpError as error:
             await self.fail(error)
@@ -245,6 +246,15 @@ def _taken(send: Send, seconds: float) -> Send:
             raise ClientGone from None
 
     return timed
+
+
+def _outcome_of(status: int) -> str:
+    """The word for metrics and log lines of a worker's error that was passed on."""
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "overloaded"
+    if status == HTTPStatus.GATEWAY_TIMEOUT:
+        return "timeout"
+    return "client_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "worker_error"
 
 
 def _part(pair: Pair) -> str:

@@ -35,7 +35,7 @@ def from_environment(environment: Mapping[str, str], *, deployment: str) -> Span
     try:
         from tandem.gateway.otel import OtelSpans
     except ImportError as error:
-        extra = "pip install 'tandem-operator[otel]'"
+        extra = "install this project with its extra otel"
         log.warning("no spans are sent: %s is set, but OpenTelemetry is missing (%s): %s", named, error.name, extra)
         return Spans()
     return OtelSpans.exporting(deployment)

@@ -21,7 +21,7 @@ from tandem.manifests.overlay import server_image
 from tandem.manifests.placement import Placement, check_ports, place
 from tandem.manifests.podshape import shape_of
 from tandem.manifests.request import rendering_request
-from tandem.manifests.revision import revision
+from tandem.manifests.revision import disagreements, revision
 from tandem.manifests.sources import model_access
 from tandem.rendering.library import Library
 from tandem.rendering.parameters import Given
@@ -140,6 +140,7 @@ def _warnings(parts: workers.Workers, cluster: Cluster, library: Library) -> Ite
     yield from _unused_warnings(parts.deployment, cluster)
     yield from tracing.warnings(parts.deployment)
     yield from (text for role in parts.rendering.roles for text in role.warnings)
+    yield from disagreements(parts.rendering)
     for name in parts.deployment.role_names():
         yield from workers.accelerator_warnings(parts, name)
 

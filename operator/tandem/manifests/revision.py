@@ -16,7 +16,7 @@ modes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tandem.manifests.names import short_hash
 from tandem.rendering.extra import flag_name
@@ -34,6 +34,27 @@ def revision(*, model: str, images: Sequence[str], nodes: Mapping[str, int], ren
     ]
     spanning = [[[role, count] for role, count in nodes.items() if count > 1]] if max(nodes.values()) > 1 else []
     return short_hash(json.dumps([model, table.backend, table.version, list(images), agreed, *spanning]))
+
+
+def disagreements(rendering: Rendering) -> Iterator[str]:
+    """Warnings about what prefill and decode workers must agree on and do not: every hand-off would be refused."""
+    table = rendering.table
+    agreed = [
+        {
+            **{name: " ".join(values) or "given" for name, *values in _agreed(role.command, table.agreement)},
+            **{str(name): str(value) for name, value in _settled(role.settings, table.agreement)},
+        }
+        for role in rendering.roles
+        if role.role in ("prefill", "decode")
+    ]
+    if len(agreed) < 2:
+        return
+    prefill, decode = agreed
+    for name in sorted(prefill.keys() | decode.keys()):
+        one, other = prefill.get(name, "not given"), decode.get(name, "not given")
+        if one != other:
+            told = f"{name} is {one} for prefill and {other} for decode"
+            yield f"{told}: workers that differ may refuse each other's KV cache. Set it for both"
 
 
 def _settled(settings: Mapping[str, Value | None], names: frozenset[str]) -> list[list[object]]:

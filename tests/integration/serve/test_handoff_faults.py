@@ -300,7 +300,6 @@ async def test_an_offer_that_cannot_be_right_is_not_followed(expected: str, endl
         ({"remote_token": "a\nHost: b"}, "params"),
         ({"remote_lease_seconds": -1}, "params"),
         ({"remote_num_tokens": 3}, "tokens"),
-        ({"remote_identity": None}, "protocol"),
     ]
     async with pair(endless, decode={"prefix_reuse": False}) as (prefill, decode):
         params = await offer(prefill)
@@ -320,6 +319,15 @@ async def test_another_model_or_version_is_refused_before_anything_is_fetched_an
         assert refused["reason"] == "model"
         assert "model_digest is" in refused["message"]
         assert await prefill.metric('tandem_kv_transfer_bytes_total{direction="sent"}') == 0
+        await freed(prefill, decode)
+
+
+async def test_an_offer_without_an_identity_is_refused_and_need_not_be_kept(
+    expected: str, endless: LoadedModel
+) -> None:
+    async with pair(endless) as (prefill, decode):
+        await right_all_the_same(decode, await offer(prefill) | {"remote_identity": None}, expected, reason="protocol")
+        await freed(prefill, decode)
 
 
 async def test_another_version_of_the_protocol_is_refused_until_they_agree_again(

@@ -62,6 +62,22 @@ async def test_a_worker_that_says_no_retry_is_believed(trio):
     assert sum(len(worker.seen) for worker in trio.workers) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(429, "overloaded"), (504, "timeout"), (413, "client_error"), (500, "worker_error")]
+)
+async def test_an_error_that_is_passed_on_is_told_by_its_kind_and_what_was_not_tried_is_no_retry(
+    start_router, start_worker, status, outcome
+):
+    worker = await start_worker("w-0", Role.AGG)
+    worker.handler = answer(status, headers={"x-should-retry": "false"} if status == 504 else {})
+    router = await start_router(worker)
+    response, _ = await router.complete("hi")
+    (line,) = await router.audited()
+    assert (response.status, line["outcome"]) == (status, outcome)
+    tried_again = len(worker.seen) - 1
+    assert await router.metric(f'tandem_router_retries_total{{reason="status_{status}"}}') == tried_again
+
+
 async def test_attempts_are_bounded_and_the_last_error_is_returned_with_its_retry_after(trio):
     for worker in trio.workers:
         worker.handler = answer(503, headers={"Retry-After": "9"})

@@ -68,7 +68,7 @@ def test_a_missing_package_is_one_line_with_what_to_install(monkeypatch, caplog)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     assert type(from_environment(PLACE, deployment="d")) is Spans
     assert len(caplog.records) == 1
-    assert "pip install 'tandem-operator[otel]'" in caplog.text
+    assert "install this project with its extra otel" in caplog.text
 
 
 def test_a_request_stands_below_the_clients_span_and_its_leg_below_it(spans, sent):

@@ -72,3 +72,14 @@ def test_repository_and_revision_of_a_hub_model_are_both_in_it(cluster):
     found = {revision(cluster, model={"hub": {"repo": repo, "revision": at}}) for repo in "ab" for at in "cd"}
 
     assert len(found) == 4
+
+
+def test_a_difference_that_would_keep_them_from_handing_over_is_warned_of(cluster):
+    def warnings(**spec):
+        return build(deployment(backend="torch", mode="disagg", **spec), cluster=cluster).warnings
+
+    int8 = {"extraArgs": ["--quantization", "int8"]}
+
+    (warning,) = warnings(**roles(prefill=int8))
+    assert warning.startswith("--quantization is int8 for prefill and not given for decode: ")
+    assert warnings(**roles(prefill=int8, decode=int8)) == warnings() == ()

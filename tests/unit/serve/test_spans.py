@@ -158,4 +158,4 @@ def test_a_missing_package_is_one_line_with_what_to_install(
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     assert type(from_environment(PLACE, model="m", role="agg")) is Spans
     assert len(caplog.records) == 1
-    assert "pip install 'tandem-operator[otel]'" in caplog.text
+    assert "install this project with its extra otel" in caplog.text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -131,6 +131,11 @@ class KvPuller:
             follower = asyncio.ensure_future(self._serve(request, offer, update.pull_from))
             self._followers[request.seq_id] = follower
             follower.add_done_callback(lambda _: self._followers.pop(request.seq_id, None))
+
+    def decline(self, remotes: Iterable[RemoteKv]) -> None:
+        """Tells the prefill worker that nobody here takes this KV: it need not compute it or keep it any longer."""
+        for remote in remotes:
+            self._later(self._source.free(remote))
 
     async def close(self) -> None:
         """Ends everything; prefill workers are still told."""
