@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,12 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
         # Numbers only: whoever holds the weights themselves would keep them in memory beside the packed ones.
         parameter_count = sum(parameter.numel() for parameter in model.parameters())
         weight_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        devices.set_threads(devices.threads_for(parameter_count, cpus))
+        threads = partial(devices.threads_for, parameter_count, cpus)
+        devices.set_threads(threads())
         if options.quantization is not None:
             weight_bytes -= _quantise(model, checkpoint, progress)
         layout = support.kv_layout(config, dtype=dtype, device=device)
-        runner = selfcheck.check(model, layout)
+        runner = selfcheck.check(model, layout, threads=threads)
         digest = checkpoint.digest(quantization=options.quantization)
     return LoadedModel(
         runner=runner,

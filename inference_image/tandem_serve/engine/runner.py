@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tandem_serve.engine import attention
-from tandem_serve.engine.device import to_device
+from tandem_serve.engine.device import set_threads, to_device
 from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
 from tandem_serve.engine.packed_linear import pack_linears
 from tandem_serve.engine.scheduler import Chunk
@@ -34,13 +35,17 @@ class Runner(Protocol):
 class ModelRunner:
     """Runs any step. On a GPU it returns when the work is queued there."""
 
-    def __init__(self, model: PreTrainedModel, *, together: bool | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, together: bool | None = None, threads: Callable[[int], int] | None = None
+    ) -> None:
+        """`threads` says how many a step of so many tokens takes on a CPU."""
         attention.register()
         model.set_attn_implementation(attention.NAME)
         pack_linears(model)
         self.model = model
         self.device = model.device
         self._together = attention.attends_together(model.device) if together is None else together
+        self._threads = threads if model.device.type == "cpu" else None
         self.windows: dict[int, int | None] = {}
         """By layer: the sliding window that the model asked for in the last step."""
 
@@ -56,6 +61,8 @@ class ModelRunner:
             tokens.extend(sequence.tokens[chunk.start : stop])
             positions.extend(range(chunk.start, stop))
             parts.append((kv, chunk.start, chunk.count))
+        if self._threads is not None:
+            set_threads(self._threads(len(tokens)))
         packed = attention.pack(memory, parts, together=self._together)
         output = self.model(
             input_ids=self._put([tokens]),

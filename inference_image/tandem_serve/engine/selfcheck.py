@@ -6,6 +6,8 @@ them. A model that passes the other checks but does something the packed attenti
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from transformers import PreTrainedModel
 
@@ -25,14 +27,14 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 """How far logits may be from those of the model, in standard deviations."""
 
 
-def check(model: PreTrainedModel, layout: KvLayout) -> ModelRunner:
+def check(model: PreTrainedModel, layout: KvLayout, *, threads: Callable[[int], int] | None = None) -> ModelRunner:
     """Returns the runner when packed and own logits agree. Raises `StartError` when they do not."""
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(0, vocabulary, (length,), generator=generator).tolist() for length in _LENGTHS]
     try:
         own = torch.stack([_own_logits(model, prompt) for prompt in prompts])
-        runner = ModelRunner(model)
+        runner = ModelRunner(model, threads=threads)
         packed = _packed_logits(runner, layout, prompts)
     except UnknownRuleError as error:
         raise _refused(model, str(error)) from error

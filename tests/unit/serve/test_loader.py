@@ -315,3 +315,9 @@ def test_small_models_run_on_one_thread() -> None:
     assert devices.threads_for(58_000_000, 2) == 1
     assert devices.threads_for(260_000_000, 2) == 2
     assert devices.threads_for(260_000_000, 64) == 4
+
+
+def test_a_step_of_many_tokens_runs_on_more_threads() -> None:
+    assert devices.threads_for(58_000_000, 2, 47) == 1
+    assert devices.threads_for(58_000_000, 2, 512) == 2
+    assert devices.threads_for(3_000_000, 2, 512) == 1
