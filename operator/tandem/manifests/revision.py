@@ -37,7 +37,7 @@ def revision(*, model: str, images: Sequence[str], nodes: Mapping[str, int], ren
 
 
 def disagreements(rendering: Rendering) -> Iterator[str]:
-    """Warnings about what prefill and decode workers must agree on and do not: every hand-off would be refused."""
+    """Warnings about what prefill and decode workers must agree on and do not: hand-offs may be refused."""
     table = rendering.table
     agreed = [
         {

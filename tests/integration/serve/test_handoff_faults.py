@@ -13,23 +13,10 @@ from tandem_serve.engine.loader import LoadedModel
 from tandem_serve.engine.transfer.identity import PROTOCOL, TOKEN_HEADER
 from tandem_serve.http.app import create_app
 from tests.unit.serve import handoffs, tiny
-from tests.unit.serve.handoffs import TEXT, Clock, alone, ask_prefill, counters, freed, network, offer, pair
+from tests.unit.serve.handoffs import NEW, TEXT, Clock, ask_prefill, counters, freed, network, offer, pair
 from tests.unit.serve.live import LiveServer, eventually, live_server
 
 pytestmark = pytest.mark.integration
-
-NEW = 8
-
-
-@pytest.fixture
-def endless(llama: LoadedModel) -> LoadedModel:
-    return replace(llama, eos_ids=frozenset())
-
-
-@pytest.fixture(scope="module")
-def expected(llama: LoadedModel) -> str:
-    """The text that one worker gives."""
-    return alone(replace(llama, eos_ids=frozenset()), new_tokens=NEW)
 
 
 async def right_all_the_same(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -14,6 +14,7 @@ import pytest
 from tandem_serve.engine.loader import LoadedModel
 from tandem_serve.engine.transfer.identity import TOKEN_HEADER
 from tests.unit.serve.handoffs import (
+    NEW,
     TEXT,
     Clock,
     Held,
@@ -30,20 +31,8 @@ from tests.unit.serve.live import LiveServer, eventually
 
 pytestmark = pytest.mark.integration
 
-NEW = 8
 CHUNK = 128
 """Tokens of a step of the prefill worker."""
-
-
-@pytest.fixture
-def endless(llama: LoadedModel) -> LoadedModel:
-    return replace(llama, eos_ids=frozenset())
-
-
-@pytest.fixture(scope="module")
-def expected(llama: LoadedModel) -> str:
-    """The text that one worker gives."""
-    return alone(replace(llama, eos_ids=frozenset()), new_tokens=NEW)
 
 
 @dataclass

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,6 @@ from tests.unit.serve import tiny
 from tests.unit.serve.live import LiveServer, eventually, live_server
 
 PROMPT = "the quick brown fox"
-
-
-@pytest.fixture
-def endless(llama: LoadedModel) -> LoadedModel:
-    """A model that never ends by itself."""
-    return replace(llama, eos_ids=frozenset())
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def load_model(directory: Path) -> LoadedModel:
 @pytest.fixture(scope="session")
 def llama(llama_dir: Path) -> LoadedModel:
     return load_model(llama_dir)
+
+
+@pytest.fixture(scope="session")
+def endless(llama: LoadedModel) -> LoadedModel:
+    """A model that never ends by itself."""
+    return replace(llama, eos_ids=frozenset())
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ from tests.unit.serve import tiny
 from tests.unit.serve.live import Answer, LiveServer, eventually, live_server
 
 TEXT = tiny.TEXT * 20
+NEW = 8
+"""New tokens of an answer."""
 """Several segments long."""
 PATIENT = 60.0
 """Seconds that only a network which stands still may use up."""

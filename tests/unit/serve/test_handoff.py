@@ -13,11 +13,6 @@ from tests.unit.serve.handoffs import TEXT, alone, ask_prefill, counters, freed,
 from tests.unit.serve.live import eventually
 
 
-@pytest.fixture
-def endless(llama: LoadedModel) -> LoadedModel:
-    return replace(llama, eos_ids=frozenset())
-
-
 @pytest.fixture(scope="module")
 def expected(llama: LoadedModel) -> str:
     """The text that one worker gives."""
