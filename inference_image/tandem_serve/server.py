@@ -19,6 +19,7 @@ import uvicorn
 from rich.console import Console
 from starlette.types import ASGIApp
 
+from tandem_edge.heads import BoundedHeads
 from tandem_serve import logs
 from tandem_serve.display import loading_bar
 from tandem_serve.engine import stall
@@ -26,7 +27,6 @@ from tandem_serve.engine.checkpoint import open_checkpoint
 from tandem_serve.engine.progress import LoadProgress
 from tandem_serve.engine.types import Update
 from tandem_serve.http.app import create_app
-from tandem_serve.http.heads import BoundedHeads
 from tandem_serve.hub import local_directory
 from tandem_serve.metrics import ServerMetrics
 from tandem_serve.problems import StartError, load_error

@@ -15,7 +15,7 @@ from tests.e2e.workspace import RESTRICTED, Cluster
 
 pytestmark = pytest.mark.e2e
 
-CONTEXT = ("operator", "inference_image", "templates", "rules", "crds")
+CONTEXT = ("operator", "inference_image", "edge", "templates", "rules", "crds")
 FILES = (
     "pyproject.toml",
     "constraints.txt",

@@ -23,10 +23,10 @@ from tandem.gateway.app import Source, World, create_app
 from tandem.gateway.audit import JsonAudit, JsonFormatter
 from tandem.gateway.discovery.file import FileSource
 from tandem.gateway.fleet import FleetView
-from tandem.gateway.heads import BoundedHeads
 from tandem.gateway.lifecycle import Lifecycle
 from tandem.gateway.settings import RouterSettings
 from tandem.gateway.tracing import from_environment
+from tandem_edge.heads import BoundedHeads
 
 BACKLOG = 2048
 # Longer than the idle time of usual load balancers, so that it is they who close idle connections.

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from tandem.gateway.fleet import Role
-from tandem.gateway.heads import BoundedHeads
+from tandem_edge.heads import BoundedHeads
 from tests.unit.gateway.conftest import Router
 from tests.unit.gateway.workers import Seen, Worker, event, stream
 

@@ -14,10 +14,10 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
 
+from tandem_edge.heads import BoundedHeads
 from tandem_serve.engine.loader import LoadedModel
 from tandem_serve.engine.text import RESERVED
 from tandem_serve.http.edge import BodyMemory, Edge, EdgeRules
-from tandem_serve.http.heads import BoundedHeads
 from tests.unit.serve import tiny
 from tests.unit.serve.live import Answer, LiveServer, live_server
 

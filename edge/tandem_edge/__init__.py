@@ -1,0 +1,1 @@
+"""What the router and the bundled server share at their edge to the network. It knows neither of them."""
