@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from tandem_serve.engine.client import Generation
 from tandem_serve.engine.types import SamplingParams, Update
 from tandem_serve.http import handoff, prompts, run
+from tandem_serve.http.errors import invalid
 from tandem_serve.http.prompts import Prompt
 from tandem_serve.http.run import Job
 from tandem_serve.http.schema import OpenAIRequest
@@ -27,6 +28,8 @@ def check(service: Service, body: OpenAIRequest) -> None:
     service.ready  # noqa: B018  (raises the 503 before anything else is looked at)
     prompts.check_model(service, body.model)
     body.refuse_unsupported()
+    if body.stream_options is not None and not body.stream:
+        raise invalid("stream_options: set stream to true with it", param="stream_options")
     prompts.check_tokens(service, body.stop_token_ids or (), param="stop_token_ids")
     prompts.check_tokens(service, body.logit_bias or (), param="logit_bias")
 

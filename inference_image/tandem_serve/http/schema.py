@@ -20,6 +20,9 @@ MAX_STOP_TOKENS = 1024
 MAX_TOOLS = 2048
 MAX_CHOICES = 128
 """Sequences of one request: prompts times n."""
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+"""Who may have said a message."""
+_SHOWN_CHARS = 40
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
@@ -65,6 +68,15 @@ def _unicode(text: str) -> str:
     except UnicodeEncodeError:
         raise PydanticCustomError("string_unicode", "it holds half of a surrogate pair, which is not text") from None
     return text
+
+
+def _known_role(role: str) -> str:
+    """Most chat templates take any role, and leave the message out."""
+    if role not in ROLES:
+        shown = repr(role[:_SHOWN_CHARS])
+        raise PydanticCustomError("invalid_value", "{shown} is no role; known are {known}",
+                                  {"shown": shown, "known": ", ".join(ROLES)})  # fmt: skip
+    return role
 
 
 T = TypeVar("T")
@@ -198,11 +210,11 @@ class ToolCall(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One message. `content` is text or a list of text parts."""
+    """One message. `content` is text or a list of text parts; only an assistant that calls tools may go without."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    role: Text = Field(min_length=1)
+    role: Annotated[Text, AfterValidator(_known_role)]
     content: Text | Items[dict[str, Any]] | None = None
     tool_calls: Items[ToolCall] | None = None
 
@@ -210,6 +222,9 @@ class ChatMessage(BaseModel):
         """Role, text, calls and further fields for the chat template. Raises a 400 that names what is wrong."""
         if (self.model_extra or {}).get("function_call"):
             raise unsupported(f"{path}.function_call")
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            reason = "a text, or a list of parts, is needed here; only an assistant with tool_calls may go without"
+            raise invalid(f"{path}.content: {reason}", param=f"{path}.content")
         text = "".join(self._texts(self.content, path)) if isinstance(self.content, list) else self.content or ""
         calls = [
             {**(call.model_extra or {}), "type": call.type, "function": call.function.parsed(f"{path}.tool_calls[{n}]")}

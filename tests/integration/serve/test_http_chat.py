@@ -72,12 +72,16 @@ async def test_log_probabilities_come_by_token(server: LiveServer) -> None:
     [
         ({"messages": []}, "messages"),
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "bad", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
         ({"messages": [{"role": "assistant", "function_call": {"name": "f"}}]}, "messages[0].function_call"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
         ({"top_logprobs": 3}, "top_logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
@@ -86,6 +90,18 @@ async def test_log_probabilities_come_by_token(server: LiveServer) -> None:
 async def test_what_is_not_served_is_a_400_that_names_the_field(server: LiveServer, fields: dict, param: str) -> None:
     answer = await chat(server, **fields)
     assert (answer.status, answer.error["param"]) == (400, param)
+
+
+async def test_a_role_that_is_none_is_named_with_those_that_are_known(server: LiveServer) -> None:
+    answer = await chat(server, messages=[{"role": "bad", "content": "x"}])
+    assert "'bad'" in answer.error["message"]
+    assert "system, developer, user, assistant, tool, function" in answer.error["message"]
+
+
+async def test_top_p_0_takes_the_likeliest_token(server: LiveServer) -> None:
+    likeliest = (await chat(server, max_tokens=8)).json["choices"][0]["message"]
+    answer = await chat(server, max_tokens=8, temperature=1, top_p=0)
+    assert answer.json["choices"][0]["message"] == likeliest
 
 
 async def test_a_model_without_template_says_so(tmp_path: Path) -> None:
@@ -115,7 +131,6 @@ CALL = {"id": "x", "type": "function", "function": {"name": "f", "arguments": js
     "body",
     [
         {"messages": [{"role": "user", "content": LONG}]},
-        {"messages": [{"role": LONG, "content": "x"}]},
         {"messages": [{"role": "user", "content": "x", "name": LONG}]},
         {"messages": [{"role": "user", "content": "x", "more": {"deep": [[LONG]]}}]},
         {"messages": [{"role": "assistant", "tool_calls": [CALL]}]},
