@@ -27,6 +27,10 @@ TERMINATION_LOG = Path("/dev/termination-log")
 _HARD_TO_END = frozenset({"loader", "engine"})
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3, socket.TCP_USER_TIMEOUT: 60_000}
 """A client that has vanished without a word is noticed after a minute: seconds, seconds, count, milliseconds."""
+_LISTEN_FIXES = {
+    errno.EADDRINUSE: "choose a free port, or stop the process that has it",
+    errno.EACCES: "choose a port above 1023",
+}
 _MOST_FILES = 65_536
 _COUNT = click.IntRange(min=1)
 
@@ -139,9 +143,7 @@ def bind(settings: Settings) -> socket.socket:
             "--host and --port",
             value=f"{settings.host}:{settings.port}",
             reason=f"cannot listen there: {error.strerror or error}",
-            fix="give an address of this machine"
-            if error.errno == errno.EADDRNOTAVAIL
-            else "choose a free port, or stop the process that has it",
+            fix=_LISTEN_FIXES.get(error.errno or 0, "give an address of this machine"),
         ) from error
     return sock
 

@@ -103,14 +103,14 @@ def setup(*, log_format: LogFormat | None, level: str) -> None:
     sys.excepthook = _log_crash
     threading.excepthook = lambda crash: _log_crash(crash.exc_type, crash.exc_value, crash.exc_traceback)
     logging.getLogger("uvicorn.access").propagate = False  # the edge writes its own line per request
-    logging.getLogger("tandem_serve").setLevel(level.upper())
+    for ours in ("tandem_serve", "tandem_edge"):
+        logging.getLogger(ours).setLevel(level.upper())
 
 
 def last_words(message: str) -> None:
     """Says why the process ends: as a log line where lines are JSON, else as it is."""
-    root = logging.getLogger()
-    if any(isinstance(handler.formatter, JsonFormatter) for handler in root.handlers):
-        root.critical(message)
+    if any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers):
+        logging.getLogger("tandem_serve").critical(message)
     else:
         print(message, file=sys.stderr, flush=True)
 

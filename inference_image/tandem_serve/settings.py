@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from tandem_serve.config import ServeConfig
+from tandem_serve.problems import usage_error
 
 Role = Literal["agg", "prefill", "decode"]
 DEFAULT_MAX_NUM_SEQS = 16
@@ -17,7 +18,7 @@ MAX_BODY_BYTES = 10 * 1000 * 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """See `tandem-serve --help` for the meaning of each."""
+    """See `tandem-serve --help` for the meaning of each. Raises `StartError` for what cannot go together."""
 
     model: str
     served_name: str
@@ -49,3 +50,8 @@ class Settings:
     api_key_file: Path | None = None
     stuck_seconds: float = STUCK_SECONDS
     """A step of the model that takes longer means a stuck device."""
+
+    def __post_init__(self) -> None:
+        if self.quantization is not None and self.dtype not in ("auto", "bfloat16"):
+            reason = "quantised weights are multiplied in bfloat16"
+            raise usage_error("--dtype", value=self.dtype, reason=reason, fix="give bfloat16, or leave the flag out")

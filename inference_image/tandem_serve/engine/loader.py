@@ -114,10 +114,7 @@ def _dtype(options: LoadOptions, device: torch.device) -> torch.dtype:
     if device.type != "cpu":
         reason = f"weights are quantised on the CPU only, and this process runs on {device.type}"
         raise usage_error("--quantization", value=value, reason=reason, fix="leave the flag out")
-    if options.dtype not in ("auto", "bfloat16"):
-        reason = "quantised weights are multiplied in bfloat16"
-        raise usage_error("--dtype", value=options.dtype, reason=reason, fix="give bfloat16, or leave the flag out")
-    return torch.bfloat16
+    return torch.bfloat16  # see Settings: nothing else is asked for together with it
 
 
 def _quantise(model: PreTrainedModel, checkpoint: Checkpoint, progress: LoadProgress) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
 import os
@@ -67,6 +68,9 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            reason = f"is no address of this machine ({error.strerror})"
+            raise refuse("--host", host, reason, "Give one of its addresses, or 0.0.0.0 for all.") from None
         raise refuse("--port", port, f"cannot be used on {host} ({error.strerror})", "Choose another port.") from None
     return listener
 

@@ -53,5 +53,6 @@ def test_a_port_in_use_and_an_address_that_is_none_are_located():
     words = r"--port: cannot be used on 127\.0\.0\.1 \(Address already in use\)"
     with bind("127.0.0.1", 0) as taken, pytest.raises(Refused, match=words):
         bind("127.0.0.1", taken.getsockname()[1])
-    with pytest.raises(Refused, match="--host"):
-        bind("256.0.0.1", 0)
+    for address in ("256.0.0.1", "192.0.2.1"):
+        with pytest.raises(Refused, match="--host"):
+            bind(address, 0)

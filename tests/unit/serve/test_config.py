@@ -96,6 +96,11 @@ def test_threads_without_work_sleep_unless_the_environment_says_how_they_wait() 
         assert env == {name: value}
 
 
+def test_number_types_that_quantised_weights_do_not_have_are_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(StartError, match="--dtype = float32: quantised weights are multiplied in bfloat16"):
+        settings("--model", "m", "--quantization", "int8", "--dtype", "float32")
+
+
 def test_flags_win_over_the_file(config_file: Path) -> None:
     chosen = settings("--config", str(config_file))
     assert (chosen.model, chosen.served_name, chosen.max_num_seqs) == ("/models/qwen", "/models/qwen", 3)

@@ -63,11 +63,6 @@ def test_a_model_is_served_with_less_memory_and_is_known_apart(llama: LoadedMode
     assert quantised.digest != llama.digest
 
 
-def test_other_number_types_are_refused(llama_dir: Path) -> None:
-    with pytest.raises(StartError, match="--dtype = float32: quantised weights are multiplied in bfloat16"):
-        loaded(llama_dir, dtype="float32")
-
-
 def test_other_devices_are_refused(llama_dir: Path) -> None:
     with (
         mock.patch.object(devices, "choose_device", return_value=torch.device("cuda")),

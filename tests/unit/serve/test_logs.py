@@ -173,6 +173,5 @@ def test_in_a_pod_every_line_is_json_whoever_writes_it() -> None:
         "huggingface_hub.file_download",
         "py.warnings",
         "tandem_serve",
-        "root",
     }
     assert [line["message"] for line in lines[-2:]] == ["error: the end", "crashed"]
