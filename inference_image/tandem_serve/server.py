@@ -117,11 +117,9 @@ class Process:
             loop.add_signal_handler(number, self._stop.set)
         serving = asyncio.create_task(self._http.serve(sockets=[self._sock]))
         log.info("listening", extra={"host": self._settings.host, "port": self._settings.port})
-        following = asyncio.create_task(self._follow_keys())
         try:
             await self._load_and_serve(loop)
         finally:
-            following.cancel()
             self._http.should_exit = True
             await serving
             self._service.spans.close()
@@ -192,12 +190,6 @@ class Process:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), stall.EXIT_SECONDS)
         raise error
-
-    async def _follow_keys(self) -> None:
-        """Takes over changes of the file with API keys."""
-        while (keys := self._service.keys) is not None:
-            await asyncio.sleep(_SWEEP_SECONDS)
-            await asyncio.to_thread(keys.refresh)
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Engine]:
         """Loads in a thread of its own, a daemon: a signal while loading must not wait for it."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+from tandem_edge.keys import ApiKeys, UnusableKeys
 from tandem_serve.engine.client import EngineClient, Generation, QueueFullError
 from tandem_serve.engine.grammar import GrammarCompiler
 from tandem_serve.engine.text import TextCodec
@@ -17,8 +18,8 @@ from tandem_serve.engine.transfer.identity import KvIdentity, WorkerKey
 from tandem_serve.engine.transfer.lease import KvSender, Lease, LeaseStore
 from tandem_serve.engine.types import EngineStats, RemoteKv, SequenceRequest
 from tandem_serve.http import errors
-from tandem_serve.http.keys import ApiKeys
 from tandem_serve.metrics import ServerMetrics
+from tandem_serve.problems import usage_error
 from tandem_serve.settings import Settings
 from tandem_serve.spans import Spans
 from tandem_serve.timings import Timings
@@ -100,7 +101,7 @@ class Service:
         self.status = Status.LOADING
         self.failure = ""
         """Why, when the status is FAILED after the model was loaded."""
-        self.keys = None if settings.api_key_file is None else ApiKeys(settings.api_key_file)
+        self.keys = _api_keys(settings, clock)
         self.loading: Callable[[], Mapping[str, object]] = dict
         """What `/health` tells of how far loading is."""
         self.refused_handoff: RefusedHandoff | None = None
@@ -171,3 +172,13 @@ class Service:
     def deadline(self) -> float:
         """When a generation that arrives now must have ended, on the service's clock."""
         return self.clock() + self.settings.config.generation_timeout
+
+
+def _api_keys(settings: Settings, clock: Callable[[], float]) -> ApiKeys | None:
+    if settings.api_key_file is None:
+        return None
+    try:
+        return ApiKeys(settings.api_key_file, clock=clock)
+    except UnusableKeys as error:
+        fix = "give a readable file with one key per line"
+        raise usage_error("--api-key-file", value=error.place, reason=error.reason, fix=fix) from None

@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,20 +58,27 @@ class EdgeRules:
     max_body: int
     patience: float
     bodies: BodyMemory
-    allows: Callable[[bytes], bool] | None = None
-    """Whether a header `Authorization` may pass; None: everyone may."""
+    allows: Callable[[Iterable[tuple[bytes, bytes]]], bool] | None = None
+    """Whether a request with these headers may pass; None: everyone may."""
     full: Callable[[], ApiError | None] = lambda: None
     """Why one more generation would be refused at this moment, if so: then its body is not even parsed."""
 
 
 class Edge:
-    """ASGI middleware."""
+    """ASGI middleware. `route_of` names the route of a request, for metrics and spans."""
 
     def __init__(
-        self, app: ASGIApp, rules: EdgeRules, *, on_answer: Callable[[str, int], None], spans: Spans | None = None
+        self,
+        app: ASGIApp,
+        rules: EdgeRules,
+        *,
+        route_of: Callable[[Scope], str],
+        on_answer: Callable[[str, int], None],
+        spans: Spans | None = None,
     ) -> None:
         self._app = app
         self._rules = rules
+        self._route_of = route_of
         self._on_answer = on_answer
         self._spans = spans or Spans()
 
@@ -85,7 +92,7 @@ class Edge:
             try:
                 await exchange.run(self._app)
             finally:
-                route = getattr(scope.get("route"), "path", "other")
+                route = self._route_of(scope)
                 self._on_answer(route, exchange.status)
                 answered(route, exchange.status)
 
@@ -152,10 +159,9 @@ class _Exchange:
         allows = self._rules.allows
         path = self.scope["path"]
         # Probes and gatherers of metrics have no key; hand-offs between workers have their own.
-        if allows is not None and path not in _QUIET and not path.startswith(_HANDOFFS):
-            authorization = self._headers.get(b"authorization", b"")
-            if not allows(authorization):
-                return wrong_key(given=bool(authorization))
+        free = path in _QUIET or path.startswith(_HANDOFFS)
+        if allows is not None and not free and not allows(self.scope["headers"]):
+            return wrong_key(given=bool(self._headers.get(b"authorization")))
         if b"content-length" in self._headers and b"transfer-encoding" in self._headers:
             # Somebody on the way may have understood the other one.
             text = "The request has both Content-Length and Transfer-Encoding. Send one of them."

@@ -15,13 +15,13 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from tandem.api.problems import refuse
 from tandem.gateway import errors, headers
 from tandem.gateway.attempts import Attempts
 from tandem.gateway.audit import Audit
 from tandem.gateway.body import Room
 from tandem.gateway.call import Kind
 from tandem.gateway.fleet import FleetView
-from tandem.gateway.keys import ApiKeys
 from tandem.gateway.legs import Legs
 from tandem.gateway.lifecycle import Lifecycle, Phase
 from tandem.gateway.loading import LoadingBoard
@@ -31,6 +31,7 @@ from tandem.gateway.settings import RouterSettings
 from tandem.gateway.spans import Spans
 from tandem.gateway.targets import Targets
 from tandem.gateway.upstream import Upstream
+from tandem_edge.keys import ApiKeys, UnusableKeys
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def create_app(settings: RouterSettings, *, lifecycle: Lifecycle, world: World) 
     Raises `Refused` for a file of API keys that cannot be used.
     """
     view = FleetView()
-    keys = None if settings.api_key_file is None else ApiKeys(settings.api_key_file, clock=world.clock)
+    keys = _api_keys(settings, world.clock)
     targets = Targets(view, policy=settings.policy, clock=world.clock, draw=world.draw)
     metrics = Metrics(view, targets)
 
@@ -125,6 +126,16 @@ def create_app(settings: RouterSettings, *, lifecycle: Lifecycle, world: World) 
     _add_probes(app, lifecycle=lifecycle, view=view, metrics=metrics)
     _add_error_forms(app)
     return app
+
+
+def _api_keys(settings: RouterSettings, clock: Callable[[], float]) -> ApiKeys | None:
+    if settings.api_key_file is None:
+        return None
+    try:
+        return ApiKeys(settings.api_key_file, clock=clock)
+    except UnusableKeys as error:
+        fix = "Give a readable file with one key per line."
+        raise refuse("--api-key-file", error.place, error.reason, fix) from None
 
 
 def _loading_route(board: LoadingBoard) -> Callable[[Request], Awaitable[Response]]:

@@ -20,7 +20,6 @@ from tandem.gateway.balance import Policy
 from tandem.gateway.body import ClientGone, RequestBody, Room
 from tandem.gateway.call import Call, Kind, Record
 from tandem.gateway.errors import HttpError
-from tandem.gateway.keys import ApiKeys
 from tandem.gateway.legs import Opened
 from tandem.gateway.lifecycle import Lifecycle
 from tandem.gateway.metrics import Metrics
@@ -30,6 +29,7 @@ from tandem.gateway.relay import RawHeaders, StreamRelay
 from tandem.gateway.settings import RouterSettings
 from tandem.gateway.spans import Spans
 from tandem.gateway.upstream import StreamAnswer
+from tandem_edge.keys import ApiKeys
 
 # The de-facto status for "the client closed the request"; seen in logs only.
 CLIENT_CLOSED = 499

@@ -66,4 +66,4 @@ def test_a_router_without_usable_keys_does_not_start(tmp_path: Path) -> None:
     command += ["--served-model-name", "m", "--namespace", "ns", "--api-key-file", file]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 1
-    assert f"--api-key-file: has no keys (got '{file}'). Write one key per line." in done.stderr
+    assert f"--api-key-file: has no keys (got '{file}'). Give a readable file with one key per line." in done.stderr

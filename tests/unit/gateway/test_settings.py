@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from tandem.api.problems import Refused
+from tandem.gateway.app import create_app
 from tandem.gateway.balance import Policy
+from tandem.gateway.lifecycle import Lifecycle
 from tandem.gateway.protocol import Backend
-from tandem.gateway.server import bind
+from tandem.gateway.server import bind, default_world
 from tandem.gateway.settings import Mode, RouterSettings
 
 GOOD = {"deployment": "d", "served_model_name": "m", "backend": "torch", "mode": "agg", "namespace": "ns"}
@@ -56,3 +58,13 @@ def test_a_port_in_use_and_an_address_that_is_none_are_located():
     for address in ("256.0.0.1", "192.0.2.1"):
         with pytest.raises(Refused, match="--host"):
             bind(address, 0)
+
+
+def test_keys_that_cannot_be_used_are_located_and_not_shown(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("good\nsk secret\n")
+    settings = RouterSettings(**GOOD, api_key_file=file)
+    with pytest.raises(Refused, match="--api-key-file: a key consists of") as refused:
+        create_app(settings, lifecycle=Lifecycle(), world=default_world(settings))
+    assert f"(got '{file}:2'). Give a readable file" in str(refused.value)
+    assert "secret" not in str(refused.value)

@@ -56,7 +56,8 @@ def _loggers_as_before() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(logging.WARNING)
-    logging.getLogger("tandem_serve").setLevel(logging.NOTSET)
+    for ours in ("tandem_serve", "tandem_edge"):
+        logging.getLogger(ours).setLevel(logging.NOTSET)
     logging.getLogger("uvicorn.access").propagate = True
     logging.captureWarnings(False)
     sys.excepthook, threading.excepthook = sys.__excepthook__, threading.__excepthook__

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hmac
-import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tandem_serve.engine.loader import LoadedModel
-from tandem_serve.http.keys import ApiKeys
+from tandem_serve.metrics import ServerMetrics
 from tandem_serve.problems import StartError
+from tandem_serve.service import Service
 from tests.unit.serve import tiny
 from tests.unit.serve.live import Answer, LiveServer, live_server
 
@@ -44,6 +43,7 @@ async def test_s1_30_anything_else_is_a_401_in_the_form_of_openai(server: LiveSe
     answer = await with_key(server, header)
     assert answer.status == 401
     assert answer.headers["www-authenticate"] == "Bearer"
+    assert await server.metric('tandem_requests_total{path="/v1/completions",status="401"}') == 1
     assert (answer.error["type"], answer.error["code"]) == ("invalid_request_error", "invalid_api_key")
     assert answer.error["request_id"] == answer.headers["x-request-id"]
     assert "sk-" not in answer.body.decode()
@@ -62,65 +62,25 @@ async def test_a_body_without_a_key_is_not_kept(server: LiveServer) -> None:
     assert answer.status == 401
 
 
-def test_s1_30_changes_of_the_file_are_taken_over(file: Path) -> None:
-    keys = ApiKeys(file)
-    file.write_text("sk-new\n")
-    keys.refresh()
-    assert keys.allows(b"Bearer sk-new")
-    assert not keys.allows(b"Bearer sk-one")
+async def test_s1_30_changes_of_the_file_are_taken_over(
+    server: LiveServer, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tandem_edge.keys.REFRESH_SECONDS", 0.0)
+    file.write_text("sk-new\n")  # noqa: ASYNC240 - a small local file
+    assert (await with_key(server, "Bearer sk-new")).status == 200
+    assert (await with_key(server, "Bearer sk-one")).status == 401
 
 
-def test_a_file_that_cannot_be_used_any_more_leaves_the_keys(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    keys = ApiKeys(file)
-    file.write_text("")
-    with caplog.at_level(logging.INFO):
-        keys.refresh()
-        keys.refresh()
-    assert keys.allows(b"Bearer sk-one")
-    assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "has no keys" in caplog.text
-    file.unlink()
-    keys.refresh()
-    assert keys.allows(b"Bearer sk-one")
+async def test_two_keys_are_none(server: LiveServer) -> None:
+    keys = [("Authorization", "Bearer sk-one"), ("Authorization", "Bearer sk-two")]
+    assert (await server.get("/v1/models", headers=keys)).status == 401
 
 
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (b"", "has no keys"),
-        (b"\n \n", "has no keys"),
-        (b"good\nsk secret\n", ":2: a key consists of visible ASCII"),
-        (b"\xff\xfe", ":1: a key"),
-        (b"a" * (1 << 20) + b"bc", "is above 1 MiB"),
-    ],
-)
-def test_a_file_without_proper_keys_ends_the_start_and_shows_none(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_file_that_cannot_be_used_ends_the_start(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    path.write_bytes(content)
-    with pytest.raises(StartError, match="--api-key-file = ") as caught:
-        ApiKeys(path)
-    assert told in str(caught.value).replace(f"{path}:2: ", ":2: ")
+    path.write_text("good\nsk secret\n")
+    with pytest.raises(StartError) as caught:
+        Service(tiny.settings(Path("x"), api_key_file=path), ServerMetrics())
+    assert str(caught.value).startswith(f"--api-key-file = {path}:2: a key consists of visible ASCII")
     assert "secret" not in str(caught.value)
     assert caught.value.exit_code == 2
-
-
-def test_a_missing_file_ends_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="No such file"):
-        ApiKeys(tmp_path / "none")
-
-
-def test_every_key_is_compared_in_constant_time_whichever_was_given(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compared: list[tuple[int, int]] = []
-    compare = hmac.compare_digest
-
-    def counted(one: bytes, other: bytes) -> bool:
-        compared.append((len(one), len(other)))
-        return compare(one, other)
-
-    monkeypatch.setattr(hmac, "compare_digest", counted)
-    keys = ApiKeys(file)
-    for given in (b"Bearer sk-one", b"Bearer sk-two", b"Bearer x", b"Bearer " + b"y" * 5000):
-        keys.allows(given)
-    assert compared == [(32, 32)] * 8

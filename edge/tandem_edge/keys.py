@@ -1,7 +1,4 @@
-"""API keys of clients: read from a file, one per line, compared in constant time, read again when the file changes.
-
-`tandem_serve.http.keys` does the same for a server that runs alone: neither image holds the other's package.
-"""
+"""API keys of clients: read from a file, one per line, compared in constant time, read again when the file changes."""
 
 from __future__ import annotations
 
@@ -14,15 +11,21 @@ import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tandem.api.problems import Refused, refuse
-
-FLAG = "--api-key-file"
 REFRESH_SECONDS = 1.0
 _MOST_BYTES = 1 << 20  # the size of a Secret
 _KEY = re.compile(rb"[\x21-\x7e]+")
 _BEARER = b"bearer "
 
 log = logging.getLogger(__name__)
+
+
+class UnusableKeys(Exception):
+    """A file of keys is wrong: `place` is the file, or a line of it, and `reason` says why. Neither shows a key."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
+        self.place = place
+        self.reason = reason
 
 
 class ApiKeys:
@@ -32,7 +35,7 @@ class ApiKeys:
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
-        """Raises `Refused` when the file has no keys or cannot be read."""
+        """Raises `UnusableKeys` when the file has no keys or cannot be read."""
         self._path = path
         self._clock = clock
         self._failed = ""
@@ -58,10 +61,10 @@ class ApiKeys:
         self._read_at = self._clock()
         try:
             digests = _read(self._path)
-        except Refused as refused:
-            if str(refused) != self._failed:
-                self._failed = str(refused)
-                log.error("the API keys stay as they were: %s", refused)  # noqa: TRY400 - the message says it all
+        except UnusableKeys as error:
+            if str(error) != self._failed:
+                self._failed = str(error)
+                log.error("the API keys stay as they were: %s", error)  # noqa: TRY400 - the message says it all
             return
         self._failed = ""
         if digests != self._digests:
@@ -73,21 +76,19 @@ def _read(path: Path) -> tuple[bytes, ...]:
     try:
         content = _content(path)
     except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-        raise refuse(FLAG, str(path), reason, "Give a readable file with one key per line.") from None
+        raise UnusableKeys(str(path), f"cannot be read: {error.strerror or error}") from None
     if len(content) > _MOST_BYTES:
-        raise refuse(FLAG, str(path), "is above 1 MiB", "Give a file with one key per line.")
+        raise UnusableKeys(str(path), "is above 1 MiB")
     digests: dict[bytes, None] = {}
     for number, line in enumerate(content.splitlines(), start=1):
         key = line.strip()
         if not key:
             continue
         if not _KEY.fullmatch(key):
-            reason = "a key consists of visible ASCII characters without spaces"  # never show what it is
-            raise refuse(FLAG, f"{path}:{number}", reason, "Correct this line.")
+            raise UnusableKeys(f"{path}:{number}", "a key consists of visible ASCII characters without spaces")
         digests[hashlib.sha256(key).digest()] = None
     if not digests:
-        raise refuse(FLAG, str(path), "has no keys", "Write one key per line.")
+        raise UnusableKeys(str(path), "has no keys")
     return tuple(digests)
 
 

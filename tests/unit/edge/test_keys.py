@@ -1,4 +1,4 @@
-"""API keys of the router: from a file, compared without telling which, taken over when the file changes."""
+"""API keys: from a file, compared without telling which, taken over when the file changes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.api.problems import Refused
-from tandem.gateway.keys import REFRESH_SECONDS, ApiKeys
+from tandem_edge.keys import REFRESH_SECONDS, ApiKeys, UnusableKeys
 
 
 class Clock:
@@ -98,28 +97,28 @@ def test_a_file_that_cannot_be_used_any_more_leaves_the_keys(keys, file, clock, 
     [
         (b"", "has no keys"),
         (b"\n \n", "has no keys"),
-        (b"good\nsk secret\n", "a key consists of visible ASCII"),
-        (b"\xff\xfe", "a key consists of visible ASCII"),
+        (b"good\nsk secret\n", ":2: a key consists of visible ASCII"),
+        (b"\xff\xfe", ":1: a key consists of visible ASCII"),
         (b"a" * (1 << 20) + b"bc", "is above 1 MiB"),
     ],
 )
-def test_a_file_without_proper_keys_ends_the_start_and_shows_none(tmp_path, clock, content, told):
+def test_a_file_without_proper_keys_is_refused_and_shows_none(tmp_path, clock, content, told):
     path = tmp_path / "keys"
     path.write_bytes(content)
-    with pytest.raises(Refused, match=f"--api-key-file: {told}") as refused:
+    with pytest.raises(UnusableKeys, match=f"^{path}.*{told}") as refused:
         ApiKeys(path, clock=clock)
     assert "secret" not in str(refused.value)
 
 
-def test_a_missing_file_ends_the_start(tmp_path, clock):
-    with pytest.raises(Refused, match="No such file"):
+def test_a_missing_file_is_refused(tmp_path, clock):
+    with pytest.raises(UnusableKeys, match="No such file"):
         ApiKeys(tmp_path / "none", clock=clock)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path, clock):
     path = tmp_path / "keys"
     os.mkfifo(path)
-    with pytest.raises(Refused, match="it is not a regular file"):
+    with pytest.raises(UnusableKeys, match="it is not a regular file"):
         ApiKeys(path, clock=clock)
 
 
