@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Scope
 
 from tandem_serve.http import chat, completions, errors, kv, models, native
 from tandem_serve.http.edge import BodyMemory, Edge, EdgeRules
@@ -28,8 +32,10 @@ def create_app(service: Service) -> ASGIApp:
         telemetry=NOTHING_OF_ITS_OWN,
     )
     errors.install(app)
-    for module in (native, completions, chat, models, kv):
-        app.include_router(module.router(service))
+    routers = [module.router(service) for module in (native, completions, chat, models, kv)]
+    for router in routers:
+        app.include_router(router)
+    routes = [route for router in routers for route in router.routes]
     settings = service.settings
     rules = EdgeRules(
         max_body=settings.max_body_bytes,
@@ -38,4 +44,12 @@ def create_app(service: Service) -> ASGIApp:
         full=service.full,
         allows=None if service.keys is None else service.keys.allows,
     )
-    return Edge(app, rules, on_answer=service.metrics.answered, spans=service.spans)
+    return Edge(app, rules, route_of=partial(route_of, routes), on_answer=service.metrics.answered, spans=service.spans)
+
+
+def route_of(routes: Sequence[BaseRoute], scope: Scope) -> str:
+    """The pattern of the route that a request is for, also when it was refused before it got there; else `other`."""
+    taken = scope.get("route")
+    if taken is None:
+        taken = next((route for route in routes if route.matches(scope)[0] is not Match.NONE), None)
+    return str(getattr(taken, "path", "other"))

@@ -184,7 +184,7 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_left() -> None:
         raise AssertionError
 
     rules = EdgeRules(max_body=1, patience=0.05, bodies=BodyMemory(0))
-    edge = Edge(app, rules, on_answer=lambda path, status: answered.append((path, status)))
+    edge = Edge(app, rules, route_of=lambda _: "other", on_answer=lambda path, status: answered.append((path, status)))
     async with asyncio.timeout(10):
         await edge({"type": "http", "method": "GET", "path": "/", "headers": []}, nothing, stands_still)
     assert answered == [("other", 200)]
