@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
-from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
 from tandem_serve.engine.device import to_device
-from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
+from tandem_serve.engine.gathered import Gathered, Group, gather, lots
+from tandem_serve.engine.kv_cache import KvLayout, KvMemory, SequenceKv
 
 NAME = "tandem_packed"
 # Numbers of one sequence's keys in a layer up to which waking a second thread costs more than it gives: measured, one
 # token on two CPUs: 17 instead of 27 microseconds for 26,000 numbers, 226 instead of 246 for 500,000.
 _OF_ONE_THREAD = 2**19
+_LONG_BYTES = 1 << 20
+"""Keys and values in a layer from which on two products over a copy are faster than torch's attention in bfloat16."""
 
 
 class UnknownRuleError(Exception):
@@ -55,41 +56,6 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
-    """The blocks of some spans of one token, filled up to the longest with the block of zeros."""
-
-    blocks: Tensor
-    """[spans, blocks]."""
-    stops: Tensor
-    """Position after the last token of each: [spans]."""
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
-    """By sliding window: [spans, 1, 1, tokens], made when the first layer asks."""
-    ends: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-    """One entry, made when the first layer asks: see `end`."""
-
-    def mask(self, window: int | None) -> Tensor:
-        """Which of the tokens each span sees."""
-        if window not in self.masks:
-            places = torch.arange(self.blocks.shape[1] * BLOCK_TOKENS, device=self.blocks.device)
-            stops = self.stops[:, None]
-            seen = places < stops
-            if window is not None:
-                seen &= places >= stops - window
-            self.masks[window] = seen[:, None, None, :]
-        return self.masks[window]
-
-    def end(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The last block in use: number of the span, of the block in it, and which of its tokens are not written."""
-        if not self.ends:
-            device = self.blocks.device
-            last = torch.div(self.stops - 1, BLOCK_TOKENS, rounding_mode="floor")
-            places = last[:, None] * BLOCK_TOKENS + torch.arange(BLOCK_TOKENS, device=device)
-            unwritten = places >= self.stops[:, None]
-            self.ends.append((torch.arange(len(last), device=device), last, unwritten[None, :, :, None, None]))
-        return self.ends[0]
-
-
-@dataclass(frozen=True, slots=True)
 class PackedBatch:
     """The row of one step: first the spans of one token (`singles` of them), then the longer ones."""
 
@@ -98,45 +64,51 @@ class PackedBatch:
     singles: int
     rows: Tensor
     """Where in the memory the KV of each token goes."""
-    together: bool
-    """See `attends_together`."""
-    gathered: Gathered | None
-    """The spans of one token, when they attend together."""
+    as_gpu: bool
+    """See `attends_as_gpu`."""
+    groups: tuple[Group, ...]
+    """The spans of one token that attend together."""
+    alone: tuple[int, ...]
+    """The other spans of one token."""
     windows: dict[int, int | None] = field(default_factory=dict)
     """By layer: the sliding window that the model asked for."""
 
 
-def attends_together(device: torch.device) -> bool:
-    """Whether all sequences that get one token attend in one call of torch, over copies of their KV side by side.
+def attends_as_gpu(device: torch.device) -> bool:
+    """Whether all sequences that get one token attend in one call of torch's attention.
 
-    On the CPU one call for each reads the KV where it is. On a GPU the start of each call costs more than the copy.
+    On a CPU those of like length do, by two products: see `gathered.lots`.
     """
     return device.type != "cpu"
 
 
-def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]], *, together: bool) -> PackedBatch:
-    """A batch of (kv, start, count). Those with count 1 must come first."""
+def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]], *, as_gpu: bool) -> PackedBatch:
+    """A batch of (kv, start, count). Those with count 1 must come first. Their tokens must be written before others."""
     spans = tuple(Span(kv, start, count) for kv, start, count in parts)
     singles = next((index for index, span in enumerate(spans) if span.count > 1), len(spans))
     rows: list[int] = []
     for span in spans:
+        span.kv.begin(span.start, span.stop)
         for _, row, count in span.kv.pieces(span.start, span.stop):
             rows.extend(range(row, row + count))
-    device = memory.layout.device
-    gathered = None
-    if together and singles:
-        stops = np.array([span.stop for span in spans[:singles]], dtype=np.int64)
-        table = np.full((singles, blocks_for(int(stops.max()))), memory.zeros, dtype=np.int64)
-        for line, span in zip(table, spans[:singles], strict=True):
-            fill_line(line, span.kv, span.stop)
-        gathered = Gathered(to_device(table, device), to_device(stops, device))
-    return PackedBatch(memory, spans, singles, to_device(np.array(rows, dtype=np.int64), device), together, gathered)
+    groups, alone = [], []
+    stops = [span.stop for span in spans[:singles]]
+    for lot in ([list(range(singles))] if singles else []) if as_gpu else lots(memory, stops):
+        if as_gpu or not _best_alone(memory.layout, [stops[place] for place in lot]):
+            places = None if len(lot) == singles else torch.tensor(lot)
+            groups.append(Group(places, gather(memory, [(spans[place].kv, stops[place]) for place in lot])))
+        else:
+            alone += lot
+    where = to_device(np.array(rows, dtype=np.int64), memory.layout.device)
+    return PackedBatch(memory, spans, singles, where, as_gpu, tuple(groups), tuple(alone))
 
 
-def fill_line(line: NDArray[np.int64], kv: SequenceKv, stop: int) -> None:
-    """Writes the blocks of the tokens before `stop` to the beginning of a line of `Gathered.blocks`."""
-    count = blocks_for(stop)
-    line[:count] = kv.table[:count]
+def _best_alone(layout: KvLayout, stops: list[int]) -> bool:
+    """Whether reading KV where it is, one sequence after the other, is faster on a CPU: measured."""
+    if layout.dtype is torch.float16:
+        return True
+    bytes_read = layout.bytes_per_token // layout.layers * stops[0]
+    return len(stops) == 1 and (layout.dtype is torch.float32 or bytes_read < _LONG_BYTES)
 
 
 def packed_attention(
@@ -164,26 +136,15 @@ def packed_attention(
         raise UnknownRuleError(f"its layers attend by {', '.join(unknown)}, which the packed attention does not know")
     layer: Any = module.layer_idx
     packed.windows[layer] = sliding_window
-    new = torch.cat((key, value)).transpose(1, 2)
-    packed.memory.rows[layer].index_copy_(1, packed.rows, new)
+    packed.memory.rows[layer].index_copy_(2, packed.rows, torch.cat((key, value)))
     kv_heads, (heads, tokens, head_dim) = key.shape[1], query.shape[1:]
     # The heads that share a KV head stand side by side, as queries of it: nothing is repeated.
     grouped = query[0].reshape(kv_heads, heads // kv_heads, tokens, head_dim)
     rules = _Rules(layer, scaling, sliding_window, softcap, s_aux)
-    out = []
-    if packed.gathered is not None:
-        of_singles = grouped[:, :, : packed.singles].permute(2, 0, 1, 3)
-        attended = _gathered(of_singles, packed.gathered, packed.memory.rows[layer], rules)
-        out.append(attended.reshape(packed.singles, heads, head_dim))
-    elif packed.singles:
-        spans = packed.spans[: packed.singles]
-        alone = max(span.stop for span in spans) * kv_heads * head_dim <= _OF_ONE_THREAD
-        with _one_thread() if alone else contextlib.nullcontext():
-            parts = [_single(grouped[:, :, index], span, rules) for index, span in enumerate(spans)]
-        out.append(torch.cat(parts).view(packed.singles, heads, head_dim))
+    out = [_singles(grouped[:, :, : packed.singles], packed, rules)] if packed.singles else []
     begin = packed.singles
     for span in packed.spans[packed.singles :]:
-        out.append(_chunk(query.narrow(2, begin, span.count), span, rules, together=packed.together))
+        out.append(_chunk(query.narrow(2, begin, span.count), span, rules, as_gpu=packed.as_gpu))
         begin += span.count
     return (out[0] if len(out) == 1 else torch.cat(out)).unsqueeze(0), None
 
@@ -216,34 +177,52 @@ class _Rules:
         return self.softcap is None and self.sinks is None
 
 
+def _singles(query: Tensor, packed: PackedBatch, rules: _Rules) -> Tensor:
+    """The spans of one token, query [kv_heads, group, spans, head_dim] -> [spans, heads, head_dim]."""
+    kv_heads, group, count, head_dim = query.shape
+    first = query.permute(2, 0, 1, 3)
+    if len(packed.groups) == 1 and not packed.alone:
+        return _group(first, packed.groups[0].gathered, rules, as_gpu=packed.as_gpu).reshape(count, -1, head_dim)
+    out = torch.empty_like(first, memory_format=torch.contiguous_format)
+    for lot in packed.groups:
+        out[lot.places] = _group(first[lot.places], lot.gathered, rules, as_gpu=packed.as_gpu)
+    if packed.alone:
+        longest = max(packed.spans[place].stop for place in packed.alone)
+        with _one_thread() if longest * kv_heads * head_dim <= _OF_ONE_THREAD else contextlib.nullcontext():
+            for place in packed.alone:
+                out[place] = _single(first[place], packed.spans[place], rules)
+    return out.view(count, kv_heads * group, head_dim)
+
+
 def _single(query: Tensor, span: Span, rules: _Rules) -> Tensor:
-    """A span of one token, which sees all it may see: no mask. query [kv_heads, group, head_dim] -> [1, ...]."""
+    """A span of one token, which sees all it may see: no mask. query [kv_heads, group, head_dim] -> the same."""
     keys, values = span.kv.read(rules.layer, span.first_seen(rules.window), span.stop)
     if not rules.plain:
-        return _special(query.unsqueeze(0), keys, values, None, rules)
-    return F.scaled_dot_product_attention(query.unsqueeze(0), keys, values, scale=rules.scaling)
+        return _special(query.unsqueeze(0), keys, values, None, rules)[0]
+    return F.scaled_dot_product_attention(query.unsqueeze(0), keys, values, scale=rules.scaling)[0]
 
 
-def _gathered(query: Tensor, gathered: Gathered, rows: Tensor, rules: _Rules) -> Tensor:
-    """Spans of one token in one call, query [spans, kv_heads, group, head_dim] -> the same."""
-    mask = gathered.mask(rules.window)
-    blocks = rows.view(2, -1, BLOCK_TOKENS, *rows.shape[2:])
-    both = blocks[:, gathered.blocks]  # [2 (keys, values), spans, blocks, tokens, kv_heads, head_dim]
-    # Memory that was not written may hold what is no number: a mask alone would not keep that out.
-    spans, last, unwritten = gathered.end()
-    both[:, spans, last] = both[:, spans, last].masked_fill(unwritten, 0)
-    keys, values = both.flatten(2, 3).transpose(2, 3).unbind(0)
-    if not rules.plain:
-        return _special(query, keys, values, mask, rules)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=rules.scaling)
+def _group(query: Tensor, gathered: Gathered, rules: _Rules, *, as_gpu: bool) -> Tensor:
+    """Spans of one token, query [spans, kv_heads, group, head_dim] -> the same."""
+    keys, values = gathered.read(rules.layer, rules.window)
+    if as_gpu or not rules.plain:
+        mask = gathered.seen(rules.window).mask[:, None, None]
+        if not rules.plain:
+            return _special(query, keys, values, mask, rules)
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=rules.scaling)
+    group, head_dim = query.shape[2:]
+    scaling = head_dim**-0.5 if rules.scaling is None else rules.scaling
+    of_heads = query.reshape(-1, group, head_dim)
+    scores = torch.baddbmm(gathered.added(rules.window), of_heads, keys.flatten(0, 1).transpose(1, 2), alpha=scaling)
+    return torch.bmm(scores.softmax(-1), values.flatten(0, 1)).view(query.shape)
 
 
-def _chunk(query: Tensor, span: Span, rules: _Rules, *, together: bool) -> Tensor:
+def _chunk(query: Tensor, span: Span, rules: _Rules, *, as_gpu: bool) -> Tensor:
     """Several tokens of one sequence, query [1, heads, count, head_dim] -> [count, heads, head_dim]."""
     window = rules.window if rules.window is not None and rules.window < span.stop else None
     keys, values = span.kv.read(rules.layer, span.first_seen(window), span.stop)
     grouped = keys.shape[1] != query.shape[1]
-    if together and rules.plain and window is None and span.start and query.dtype != torch.float32:
+    if as_gpu and rules.plain and window is None and span.start and query.dtype != torch.float32:
         # The kernel that takes no mask, so needs no memory for one.
         bias: Any = causal_lower_right(span.count, span.stop)
         attended = F.scaled_dot_product_attention(
@@ -251,7 +230,7 @@ def _chunk(query: Tensor, span: Span, rules: _Rules, *, together: bool) -> Tenso
         )
         return attended[0].transpose(0, 1)
     mask = _mask(span, window, query.device)
-    if rules.plain and (mask is None or not together):
+    if rules.plain and (mask is None or not as_gpu):
         attended = F.scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, is_causal=mask is None, scale=rules.scaling, enable_gqa=grouped
         )

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tandem_serve.engine import attention, selfcheck
+from tandem_serve.engine import selfcheck
+from tandem_serve.engine.attention import PackedBatch
 from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
 from tandem_serve.engine.device import to_device
+from tandem_serve.engine.gathered import Gathered, Group, fill_line
 from tandem_serve.engine.kv_cache import KvLayout, KvMemory
 from tandem_serve.engine.runner import ModelRunner, Runner, kv_of
 from tandem_serve.engine.scheduler import Chunk
@@ -98,10 +100,8 @@ class DecodeStep:
     @torch.inference_mode()
     def __call__(self) -> Tensor:
         """Logits [places for sequences, vocabulary]."""
-        gathered = attention.Gathered(self._blocks, self._stops)
-        packed = attention.PackedBatch(
-            self._memory, (), self.shape.sequences, self._rows, together=True, gathered=gathered
-        )
+        group = Group(None, Gathered(self._memory, self._blocks, self._stops))
+        packed = PackedBatch(self._memory, (), self.shape.sequences, self._rows, True, (group,), ())
         output = self._model(
             input_ids=self._tokens[None], position_ids=self._stops[None] - 1, use_cache=False, packed=packed
         )
@@ -119,7 +119,8 @@ class DecodeStep:
             tokens[index] = chunk.sequence.tokens[chunk.start]
             rows[index] = kv.row(chunk.start)
             stops[index] = chunk.start + 1
-            attention.fill_line(table[index], kv, chunk.start + 1)
+            kv.begin(chunk.start, chunk.start + 1)
+            fill_line(table[index], kv, chunk.start + 1)
         self._numbers.copy_(to_device(numbers, self._numbers.device), non_blocking=True)
 
     def _all_left_over(self) -> NDArray[np.int64]:
@@ -235,7 +236,7 @@ def _difference(runner: ModelRunner, memory: KvMemory, recorded: _Recorded) -> f
     vocabulary = runner.model.config.get_text_config(decoder=True).vocab_size
     prompts = torch.randint(0, vocabulary, (count, length), generator=generator).tolist()
     sequences = [selfcheck.sequence_of(prompt, first_block=2 * number) for number, prompt in enumerate(prompts)]
-    memory.data.narrow(2, 0, 2 * count * BLOCK_TOKENS).normal_()
+    memory.data.narrow(3, 0, 2 * count * BLOCK_TOKENS).normal_()
     plan = tuple(Chunk(sequence, length - 1, 1, True) for sequence in sequences)
     computed = runner.forward(plan, list(range(count)), memory).float()
     replayed = ReplayingRunner(runner, memory, [recorded]).forward(plan, list(range(count)), memory).float()

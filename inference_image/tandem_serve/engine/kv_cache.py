@@ -1,7 +1,10 @@
 """The KV memory: one tensor of blocks for all sequences, and views of it for one sequence.
 
-The tokens of a layer stand in a row, [tokens, kv_heads, head_dim]; a block is 16 of them. A sequence's blocks are
-mostly neighbours (see `blocks`), so its KV is one run of the row, or two when it shares its beginning with others.
+A head's tokens stand in a row, [tokens, head_dim]; a block is 16 of them. A sequence's blocks are mostly neighbours
+(see `blocks`), so its KV is one run of each row, or two when it shares its beginning with others.
+
+What the last block of a sequence holds beyond its tokens is zero: blocks are also read whole, and a mask alone would
+not keep out what is no number.
 """
 
 from __future__ import annotations
@@ -43,11 +46,16 @@ class KvMemory:
         """A block of zeros, for reading where there is nothing to read."""
         self.waste = self.blocks + 1
         """A block that is never read, for what nobody wants."""
-        shape = (layout.layers, 2, (self.blocks + 2) * BLOCK_TOKENS, layout.kv_heads, layout.head_dim)
+        shape = (layout.layers, 2, layout.kv_heads, (self.blocks + 2) * BLOCK_TOKENS, layout.head_dim)
         self.data = torch.empty(shape, dtype=layout.dtype, device=layout.device)
-        self.data.narrow(2, self.zeros * BLOCK_TOKENS, BLOCK_TOKENS).zero_()
+        self.data.narrow(3, self.zeros * BLOCK_TOKENS, BLOCK_TOKENS).zero_()
         self.rows = self.data.unbind(0)
-        """Of each layer: [2 (keys, values), tokens of all blocks, kv_heads, head_dim]."""
+        """Of each layer: [2 (keys, values), kv_heads, tokens of all blocks, head_dim]."""
+        self.whole = tuple(rows.view(-1, BLOCK_TOKENS * layout.head_dim) for rows in self.rows)
+        """The same, block by block: keys of the first head, of the second, ..., then values; [blocks, numbers]."""
+        heads = torch.arange(2 * layout.kv_heads, device=layout.device) * (self.blocks + 2)
+        self.first_of_heads = heads.view(2, layout.kv_heads)
+        """Which of `whole` is the first block of keys and values of each head."""
 
     def view(self, blocks: Sequence[int]) -> SequenceKv:
         """The KV of a sequence with these blocks."""
@@ -108,9 +116,17 @@ class SequenceKv:
         return torch.cat([keys for keys, _ in parts], dim=2), torch.cat([values for _, values in parts], dim=2)
 
     def write(self, first: int, tokens: Tensor) -> None:
-        """Stores the KV of tokens from `first`; `tokens` is [layers, 2, count, kv_heads, head_dim]."""
-        for token, row, count in self.pieces(first, first + tokens.shape[2]):
-            self.memory.data[:, :, row : row + count] = tokens[:, :, token - first : token - first + count]
+        """Stores the KV of tokens from `first`; `tokens` is [layers, 2, kv_heads, count, head_dim]."""
+        stop = first + tokens.shape[3]
+        self.begin(first, stop)
+        for token, row, count in self.pieces(first, stop):
+            self.memory.data[:, :, :, row : row + count] = tokens[:, :, :, token - first : token - first + count]
+
+    def begin(self, first: int, stop: int) -> None:
+        """For who writes tokens first to stop: when the last block begins among them, zeroes the rest of it."""
+        rest = -stop % BLOCK_TOKENS
+        if rest and stop + rest - BLOCK_TOKENS >= first:
+            self.memory.data.narrow(3, self.row(stop - 1) + 1, rest).zero_()
 
 
 def _runs(memory: KvMemory, blocks: tuple[int, ...]) -> Iterator[Run]:
@@ -119,6 +135,6 @@ def _runs(memory: KvMemory, blocks: tuple[int, ...]) -> Iterator[Run]:
         if index < len(blocks) and blocks[index] == blocks[index - 1] + 1:
             continue
         row, count = blocks[start] * BLOCK_TOKENS, (index - start) * BLOCK_TOKENS
-        part = memory.data.narrow(2, row, count).transpose(2, 3)  # [layers, 2, kv_heads, tokens, head_dim]
+        part = memory.data.narrow(3, row, count)
         yield Run(start * BLOCK_TOKENS, row, count, part[:, 0:1].unbind(0), part[:, 1:2].unbind(0))
         start = index

@@ -36,7 +36,7 @@ class ModelRunner:
     """Runs any step. On a GPU it returns when the work is queued there."""
 
     def __init__(
-        self, model: PreTrainedModel, *, together: bool | None = None, threads: Callable[[int], int] | None = None
+        self, model: PreTrainedModel, *, as_gpu: bool | None = None, threads: Callable[[int], int] | None = None
     ) -> None:
         """`threads` says how many a step of so many tokens takes on a CPU."""
         attention.register()
@@ -44,7 +44,7 @@ class ModelRunner:
         pack_linears(model)
         self.model = model
         self.device = model.device
-        self._together = attention.attends_together(model.device) if together is None else together
+        self._as_gpu = attention.attends_as_gpu(model.device) if as_gpu is None else as_gpu
         self._threads = threads if model.device.type == "cpu" else None
         self.windows: dict[int, int | None] = {}
         """By layer: the sliding window that the model asked for in the last step."""
@@ -63,7 +63,7 @@ class ModelRunner:
             parts.append((kv, chunk.start, chunk.count))
         if self._threads is not None:
             set_threads(self._threads(len(tokens)))
-        packed = attention.pack(memory, parts, together=self._together)
+        packed = attention.pack(memory, parts, as_gpu=self._as_gpu)
         output = self.model(
             input_ids=self._put([tokens]),
             position_ids=self._put([positions]),

@@ -6,6 +6,7 @@ them. A model that passes the other checks but does something the packed attenti
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -22,7 +23,8 @@ from tandem_serve.engine.types import SamplingParams, SequenceRequest
 from tandem_serve.problems import load_error
 
 _LENGTHS = (11, 5)
-_CHUNKS = ((0, 4), (4, 6), (10, 1))  # of the first sequence: start and count
+# Of each sequence: start and count. The last step gives one token to both, which then attend together.
+_STEPS: tuple[tuple[tuple[int, int] | None, ...], ...] = (((0, 4), None), ((4, 6), (0, 4)), ((10, 1), (4, 1)))
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 """How far logits may be from those of the model, in standard deviations."""
 
@@ -75,14 +77,10 @@ def _packed_logits(runner: ModelRunner, layout: KvLayout, prompts: list[list[int
     blocks = [blocks_for(length) for length in _LENGTHS]
     memory = KvMemory(layout, capacity_tokens=sum(_LENGTHS) + BLOCK_TOKENS * len(_LENGTHS))
     sequences = [sequence_of(prompt, first_block=sum(blocks[:number])) for number, prompt in enumerate(prompts)]
-    rows = []
-    for number, (start, count) in enumerate(_CHUNKS):
-        plan: tuple[Chunk, ...] = (Chunk(sequences[0], start, count, True),)
-        if number == 1:
-            plan += (Chunk(sequences[1], 0, _LENGTHS[1], True),)
-        ends, total = [], 0
-        for chunk in plan:
-            total += chunk.count
-            ends.append(total - 1)
-        rows.append(runner.forward(plan, ends, memory))
-    return torch.stack([rows[2][0], rows[1][1]]).float().cpu()
+    logits = torch.empty(0)
+    for step in _STEPS:
+        chunks = zip(sequences, step, strict=True)
+        plan = tuple(Chunk(sequence, *chunk, True) for sequence, chunk in chunks if chunk is not None)
+        ends = itertools.accumulate(chunk.count for chunk in plan)
+        logits = runner.forward(plan, [end - 1 for end in ends], memory)
+    return logits.float().cpu()

@@ -116,7 +116,7 @@ def test_a_refused_hand_off_becomes_a_condition_and_heals(
     router.tells(pods, 31 * GB // 10)
     space.wait_condition("HandOff", "True", "Accepted")
     name = pods[0]["metadata"]["name"]
-    message = "protocol is 'tandem-kv/3' at the prefill worker and 'tandem-kv/4' here"
+    message = "protocol is 'tandem-kv/4' at the prefill worker and 'tandem-kv/5' here"
     router.refused = [{"name": name, "revision": "r", "reason": "protocol", "message": message}]
     space.wait_condition("HandOff", "False", "HandoffRefused")
     told = condition(space.get(), "HandOff")["message"]

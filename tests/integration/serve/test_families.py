@@ -43,7 +43,7 @@ def answers(model: LoadedModel, recorder: Recorder | None = None) -> list[list[i
     settings = tiny.settings(Path("x"), max_num_seqs=3, max_num_batched_tokens=13)
     engine = build_core(settings, model, recorder=recorder).engine
     assert isinstance(engine.runner, ReplayingRunner) == (recorder is not None)
-    engine._memory.data[:, :, : engine._memory.zeros * BLOCK_TOKENS] = float("nan")  # unwritten: must not matter
+    engine._memory.data[:, :, :, : engine._memory.zeros * BLOCK_TOKENS] = float("nan")  # unwritten: must not matter
     sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
     asked = [*prompts(), prompts()[2]]
     for number, prompt in enumerate(asked):
@@ -63,5 +63,5 @@ def test_every_family_gives_what_generate_gives(family: str, tmp_path: Path) -> 
     assert len({token for one in expected for token in one}) > 8, "the reference is too uniform to prove anything"
     model = load_model(directory)
     assert answers(model) == [*expected, expected[2]]
-    together = replace(model, runner=ModelRunner(model.runner.model, together=True))
+    together = replace(model, runner=ModelRunner(model.runner.model, as_gpu=True))
     assert answers(together) == [*expected, expected[2]], "as on a GPU: all that get one token attend in one call"

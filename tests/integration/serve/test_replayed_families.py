@@ -20,5 +20,5 @@ def test_replayed_steps_give_what_generate_gives(family: str, tmp_path: Path) ->
     directory = tiny.save_family(tmp_path, family)
     expected = reference(directory)
     model = load_model(directory)
-    as_on_a_gpu = replace(model, max_model_len=64, runner=ModelRunner(model.runner.model, together=True))
+    as_on_a_gpu = replace(model, max_model_len=64, runner=ModelRunner(model.runner.model, as_gpu=True))
     assert answers(as_on_a_gpu, TapeRecorder()) == [*expected, expected[2]]

@@ -133,7 +133,7 @@ def test_a_refused_hand_off_is_a_condition_until_it_heals() -> None:
     def now_told(previous: dict[str, Any] | None, *refusals: Refusal) -> dict[str, Any]:
         return status_of(world, previous, hands_off=True, told=Told({}, refusals))
 
-    other = Refusal("d-1", "protocol", "protocol is 'tandem-kv/3' at the prefill worker and 'tandem-kv/4' here")
+    other = Refusal("d-1", "protocol", "protocol is 'tandem-kv/4' at the prefill worker and 'tandem-kv/5' here")
     status = now_told(None, other, replace(other, pod="d-0"))
     assert shown(status)["HandOff"] == ("False", "HandoffRefused")
     assert shown(status)["Degraded"] == ("True", "HandoffRefused")

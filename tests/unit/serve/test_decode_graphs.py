@@ -27,7 +27,7 @@ PROMPTS = ([5, 6, 7], list(range(20, 60)), list(range(2, 21)))
 
 def engine_of(model: LoadedModel, recorder: Recorder | None) -> EngineCore:
     """At most three sequences of at most 64 tokens: few recordings."""
-    small = replace(model, max_model_len=64, runner=ModelRunner(model.runner.model, together=True))
+    small = replace(model, max_model_len=64, runner=ModelRunner(model.runner.model, as_gpu=True))
     return build_core(tiny.settings(Path("x"), max_num_seqs=3), small, recorder=recorder).engine
 
 
@@ -72,14 +72,14 @@ def test_replayed_steps_sample_and_report_log_probabilities(llama: LoadedModel) 
 
 def test_what_is_left_over_of_a_step_touches_no_sequence(llama: LoadedModel) -> None:
     memory = KvMemory(llama.layout, capacity_tokens=8 * BLOCK_TOKENS)
-    memory.data.narrow(2, 0, 8 * BLOCK_TOKENS).fill_(7.0)
+    memory.data.narrow(3, 0, 8 * BLOCK_TOKENS).fill_(7.0)
     before = memory.data.clone()
     shape = Shape(4, 2)
     step = DecodeStep(llama.runner.model, memory, shape, torch.zeros(shape.numbers, dtype=torch.int64))
     sequence = sequence_of([5] * 20, first_block=2)
     step.write((Chunk(sequence, 19, 1, True),))
     step()
-    changed = (memory.data != before).any(dim=-1).any(dim=-1).any(dim=0).any(dim=0).nonzero().flatten().tolist()
+    changed = (memory.data != before).any(dim=-1).any(dim=0).any(dim=0).any(dim=0).nonzero().flatten().tolist()
     assert changed == [3 * BLOCK_TOKENS + 3, memory.waste * BLOCK_TOKENS]
 
 

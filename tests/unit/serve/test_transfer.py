@@ -32,7 +32,7 @@ def sequence_kv(*blocks: int) -> SequenceKv:
 
 def stored(kv: SequenceKv, tokens: int) -> torch.Tensor:
     """[layers, 2, tokens, kv_heads, head_dim]."""
-    return torch.cat([kv.memory.data[:, :, row : row + count] for _, row, count in kv.pieces(0, tokens)], dim=2)
+    return torch.cat([kv.memory.data[:, :, :, row : row + count] for _, row, count in kv.pieces(0, tokens)], dim=3)
 
 
 def leased(kv: SequenceKv, tokens: int | None = None) -> Lease:
@@ -84,7 +84,7 @@ def test_segments_cover_what_is_wanted_block_by_block(first: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"protocol": "tandem-kv/3"}, "protocol"),
+        ({"protocol": "tandem-kv/4"}, "protocol"),
         ({"model_digest": "e"}, "model"),
         ({"dtype": "BF16"}, "dtype"),
         ({"kv_heads": 1}, "layout"),

@@ -19,7 +19,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-PROTOCOL = "tandem-kv/4"
+PROTOCOL = "tandem-kv/5"
 TOKEN_HEADER = "X-Tandem-Kv-Token"  # noqa: S105  (its name)
 MAC_BYTES = 16
 LENGTH = struct.Struct("<q")

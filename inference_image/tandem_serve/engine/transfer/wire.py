@@ -1,6 +1,6 @@
 """KV memory to bytes and back.
 
-A segment is [layers, keys and values, tokens, kv_heads, head_dim], its tokens a multiple of the blocks. It is copied
+A segment is [layers, keys and values, kv_heads, tokens, head_dim], its tokens a multiple of the blocks. It is copied
 out of the memory and hashed in one go, small enough to stay in a CPU's cache.
 """
 
@@ -71,7 +71,7 @@ class KvPart:
         """Stores it in a sequence's memory."""
         layout = self.layout
         flat = torch.from_numpy(self.data).view(layout.dtype)
-        kv.write(self.first, flat.view(layout.layers, 2, self.count, layout.kv_heads, layout.head_dim))
+        kv.write(self.first, flat.view(layout.layers, 2, layout.kv_heads, self.count, layout.head_dim))
 
 
 class KvMessage:
@@ -108,8 +108,8 @@ class KvMessage:
 def _gather(kv: SequenceKv, first: int, count: int, out: NDArray[np.uint8]) -> None:
     """Copies tokens out of the memory. By numpy on a CPU: torch would start threads of its own for each caller."""
     layout = kv.memory.layout
-    shaped = out.reshape(layout.layers, 2, count, -1)
+    shaped = out.reshape(layout.layers, 2, layout.kv_heads, count, -1)
     for token, row, number in kv.pieces(first, first + count):
-        part = kv.memory.data.narrow(2, row, number)
-        plain = (part if part.device.type == "cpu" else part.cpu()).flatten(3).view(torch.uint8).numpy()
-        shaped[:, :, token - first : token - first + number] = plain
+        part = kv.memory.data.narrow(3, row, number)
+        plain = (part if part.device.type == "cpu" else part.cpu()).view(torch.uint8).numpy()
+        shaped[:, :, :, token - first : token - first + number] = plain
