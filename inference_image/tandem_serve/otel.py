@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,23 +10,18 @@ from types import SimpleNamespace
 
 import aiohttp
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span, set_span_in_context, use_span
+from opentelemetry.trace import Span, SpanKind, get_current_span, set_span_in_context, use_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import Scope
 
+from tandem_edge import otel
 from tandem_serve.engine.types import FinishReason, SequenceRequest, Update
 from tandem_serve.spans import Answered, Spans
 
 NAME = "tandem-serve"
-CLOSE_SECONDS = 5.0
-_CONTEXT = (b"traceparent", b"tracestate")
 _QUIET = frozenset({"/health", "/livez", "/metrics"})
 _HANDOFFS = "/kv/"
-_OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion", "/generate": "text_completion"}
 _FAILED = frozenset({FinishReason.TIMEOUT, FinishReason.ERROR})
 
 
@@ -81,14 +74,12 @@ class OtelSpans(Spans):
     @classmethod
     def exporting(cls, *, model: str, role: str) -> OtelSpans:
         """Sends them, in batches and in a thread of its own."""
-        provider = TracerProvider(resource=_resource(role), shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        return cls(provider, model=model, role=role)
+        return cls(otel.exporting(NAME, {"tandem.role": role}), model=model, role=role)
 
     @contextmanager
     def request(self, scope: Scope, *, request_id: str) -> Iterator[Answered]:
         """See `Spans`. Probes have none, and of requests between workers only those of a traced hand-off."""
-        carrier = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _CONTEXT}
+        carrier = otel.carrier(scope["headers"])
         path: str = scope["path"]
         if path in _QUIET or (path.startswith(_HANDOFFS) and not carrier):
             yield lambda _route, _status: None
@@ -104,11 +95,10 @@ class OtelSpans(Spans):
         def answered(route: str, status: int) -> None:
             span.update_name(f"{method} {route}")
             span.set_attributes({"http.route": route, "http.response.status_code": status})
-            if route in _OPERATIONS:
-                span.set_attribute("gen_ai.operation.name", _OPERATIONS[route])
+            if route in otel.OPERATIONS:
+                span.set_attribute("gen_ai.operation.name", otel.OPERATIONS[route])
             if status >= 500:
-                span.set_attribute("error.type", str(status))
-                span.set_status(StatusCode.ERROR)
+                otel.fail(span, str(status))
 
         with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             yield answered
@@ -157,8 +147,7 @@ class OtelSpans(Spans):
             del self._sequences[update.seq_id]
             self._forget_pull(sequence)
             if update.finish.reason in _FAILED:
-                sequence.phase.set_attribute("error.type", str(update.finish.reason))
-                sequence.phase.set_status(StatusCode.ERROR)
+                otel.fail(sequence.phase, str(update.finish.reason))
             sequence.phase.end()
             generation.reasons.append(str(update.finish.reason))
             generation.open -= 1
@@ -180,10 +169,8 @@ class OtelSpans(Spans):
         return [config]
 
     def close(self) -> None:
-        """See `Spans`. A collector that does not answer is not waited for any longer."""
-        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
-        closing.start()
-        closing.join(CLOSE_SECONDS)
+        """See `Spans`."""
+        otel.close(self._provider)
 
     def _begin_prompt(self, sequence: _Sequence, *, pulls: bool) -> None:
         self._next(sequence, "hand_off" if pulls else "prefill")
@@ -198,14 +185,3 @@ class OtelSpans(Spans):
     def _forget_pull(self, sequence: _Sequence) -> None:
         if sequence.kv_id is not None:
             self._pulls.pop(sequence.kv_id, None)
-
-
-def _resource(role: str) -> Resource:
-    """What the environment says of this process, and what it leaves open."""
-    given = Resource.create()
-    own = {"tandem.role": role}
-    if str(given.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
-        own[SERVICE_NAME] = NAME
-    if "service.instance.id" not in given.attributes:
-        own["service.instance.id"] = socket.gethostname()
-    return given.merge(Resource(own))

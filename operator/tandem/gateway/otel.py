@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context, use_span
+from opentelemetry.trace import Span, SpanKind, set_span_in_context, use_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tandem.gateway.call import Record
 from tandem.gateway.fleet import Endpoint
 from tandem.gateway.headers import RawHeaders
 from tandem.gateway.spans import LegSpan, Spans
+from tandem_edge import otel
 
 NAME = "tandem-router"
-CLOSE_SECONDS = 5.0
-_CONTEXT = (b"traceparent", b"tracestate")
-_OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion", "/generate": "text_completion"}
 _BROKEN = "stream_broken"
 
 
@@ -37,17 +30,13 @@ class OtelSpans(Spans):
     @classmethod
     def exporting(cls, deployment: str) -> OtelSpans:
         """Sends them, in batches and in a thread of its own."""
-        provider = TracerProvider(resource=_resource(deployment), shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        return cls(provider)
+        return cls(otel.exporting(NAME, {"tandem.deployment": deployment}))
 
     @contextmanager
     def request(self, headers: RawHeaders, record: Record) -> Iterator[None]:
         """See `Spans`."""
-        carrier = {name.decode(): value.decode("latin-1") for name, value in headers if name in _CONTEXT}
-        span = self._tracer.start_span(
-            f"{record.method} {record.route}", context=self._context.extract(carrier), kind=SpanKind.SERVER
-        )
+        above = self._context.extract(otel.carrier(headers))
+        span = self._tracer.start_span(f"{record.method} {record.route}", context=above, kind=SpanKind.SERVER)
         with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             try:
                 yield
@@ -68,10 +57,8 @@ class OtelSpans(Spans):
         return _OtelLeg(span)
 
     def close(self) -> None:
-        """See `Spans`. A collector that does not answer is not waited for any longer."""
-        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
-        closing.start()
-        closing.join(CLOSE_SECONDS)
+        """See `Spans`."""
+        otel.close(self._provider)
 
 
 class _OtelLeg(LegSpan):
@@ -84,8 +71,7 @@ class _OtelLeg(LegSpan):
         if status is not None:
             self._span.set_attribute("http.response.status_code", status)
         if outcome != "ok":
-            self._span.set_attribute("error.type", outcome)
-            self._span.set_status(StatusCode.ERROR)
+            otel.fail(self._span, outcome)
         self._span.end()
 
 
@@ -102,23 +88,11 @@ def _describe(span: Span, record: Record) -> None:
             "tandem.attempts": len(record.tries),
         }
     )
-    if record.route in _OPERATIONS:
-        span.set_attribute("gen_ai.operation.name", _OPERATIONS[record.route])
+    if record.route in otel.OPERATIONS:
+        span.set_attribute("gen_ai.operation.name", otel.OPERATIONS[record.route])
     if record.local_prefill:
         span.set_attribute("tandem.local_prefill", record.local_prefill)
     if record.first_byte is not None:
         span.set_attribute("gen_ai.response.time_to_first_chunk", record.first_byte - record.started)
     if record.status >= 500 or record.outcome == _BROKEN:
-        span.set_attribute("error.type", record.outcome)
-        span.set_status(StatusCode.ERROR)
-
-
-def _resource(deployment: str) -> Resource:
-    """What the environment says of this process, and what it leaves open."""
-    given = Resource.create()
-    own = {"tandem.deployment": deployment}
-    if str(given.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
-        own[SERVICE_NAME] = NAME
-    if "service.instance.id" not in given.attributes:
-        own["service.instance.id"] = socket.gethostname()
-    return given.merge(Resource(own))
+        otel.fail(span, record.outcome)

@@ -1,41 +1,17 @@
-"""Which spans the environment asks for: those of OpenTelemetry where it names a collector, else none.
-
-Nothing of OpenTelemetry's SDK is imported before that is known.
-"""
+"""Spans of OpenTelemetry where the environment asks for them, else none."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 from tandem.gateway.spans import Spans
-
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-HTTP = "http/protobuf"
-
-log = logging.getLogger(__name__)
+from tandem_edge.tracing import can_send
 
 
 def from_environment(environment: Mapping[str, str], *, deployment: str) -> Spans:
-    """Spans where the environment names a collector; what keeps them from it is logged once."""
-    named = next((name for name in ENDPOINTS if environment.get(name)), None)
-    off = (
-        environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none"
-    )
-    if named is None or off:
+    """Spans where the environment names a collector that they can be sent to; why they cannot is logged."""
+    if not can_send(environment):
         return Spans()
-    if not environment[named].startswith(("http://", "https://")):
-        log.warning("no spans are sent: %s is not an address like http://collector:4318", named)
-        return Spans()
-    protocol = next((environment[name] for name in PROTOCOLS if environment.get(name)), HTTP)
-    if protocol != HTTP:
-        log.warning("no spans are sent: the protocol is to be %s, and only %s is spoken here", protocol, HTTP)
-        return Spans()
-    try:
-        from tandem.gateway.otel import OtelSpans
-    except ImportError as error:
-        extra = "install this project with its extra otel"
-        log.warning("no spans are sent: %s is set, but OpenTelemetry is missing (%s): %s", named, error.name, extra)
-        return Spans()
+    from tandem.gateway.otel import OtelSpans
+
     return OtelSpans.exporting(deployment)
