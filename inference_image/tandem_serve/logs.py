@@ -5,24 +5,19 @@ An error in what reads requests may quote them. Of those only the kind and the p
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
-import time
 import traceback
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
+
+from tandem_edge.lines import JsonFormatter, fields_of
 
 LogFormat = Literal["json", "text"]
 _QUOTES = ("tandem_serve.http", "uvicorn", "asyncio", "concurrent")
 """Loggers whose errors may quote a request."""
 _MOST_CAUSES = 8
-_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
-
-
-def _extras(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
 def _traceback(record: logging.LogRecord) -> str | None:
@@ -44,21 +39,9 @@ def _places(error: BaseException) -> str:
     return "\nwhich led to\n".join(reversed(parts))
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter.format`."""
-        line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        line |= _extras(record)
-        if (trace := _traceback(record)) is not None:
-            line["exception"] = trace
-        return json.dumps(line, default=str, ensure_ascii=False)
+class _JsonFormatter(JsonFormatter):
+    def trace(self, record: logging.LogRecord) -> str | None:
+        return _traceback(record)
 
 
 def _one_line(value: object) -> str:
@@ -72,7 +55,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
-        fields = "".join(f" {key}={_one_line(value)}" for key, value in _extras(record).items())
+        fields = "".join(f" {key}={_one_line(value)}" for key, value in fields_of(record).items())
         line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():<7} {record.getMessage()}{fields}"
         if (trace := _traceback(record)) is not None:
             line += "\n" + trace
@@ -95,7 +78,7 @@ def setup(*, log_format: LogFormat | None, level: str) -> None:
     """Sends all log lines to stderr. Without a format: text on a terminal, JSON elsewhere."""
     chosen = log_format or ("text" if sys.stderr.isatty() else "json")
     handler = _StderrHandler()
-    handler.setFormatter(JsonFormatter() if chosen == "json" else TextFormatter())
+    handler.setFormatter(_JsonFormatter() if chosen == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from typing import Literal
+from typing import Any, Literal
+
+from tandem_edge.lines import JsonFormatter
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON."""
-        line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+class _JsonFormatter(JsonFormatter):
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:  # noqa: ARG002
+        return {}  # Kopf hangs its own objects on its lines
 
 
 def configure_logging(level: str, form: Literal["text", "json"]) -> None:
     """Logs to stderr; libraries only when something is wrong."""
     handler = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if form == "json" else text)
+    handler.setFormatter(_JsonFormatter() if form == "json" else text)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("tandem").setLevel(level.upper())

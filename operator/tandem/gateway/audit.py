@@ -1,13 +1,17 @@
-"""One JSON line per request: who served it, how often it was tried, how long it took. Never prompts or answers."""
+"""One JSON line per request: who served it, how often it was tried, how long it took. Never prompts or answers.
+
+Its first fields are those of all log lines: see `tandem_edge.lines`.
+"""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from typing import Protocol
 
 from tandem.gateway.call import Record
+
+LOGGER = "tandem.gateway.request"
 
 
 class Audit(Protocol):
@@ -18,7 +22,7 @@ class Audit(Protocol):
 
 
 class JsonAudit:
-    """Writes a line of JSON per request with `emit`; `stamp` gives the time of day as text."""
+    """Writes a line of JSON per request with `emit`; `stamp` gives the time as lines have it."""
 
     def __init__(self, emit: Callable[[str], object], stamp: Callable[[], str]) -> None:
         self._emit = emit
@@ -26,21 +30,5 @@ class JsonAudit:
 
     def write(self, record: Record, *, now: float) -> None:
         """Emits the line."""
-        line = {"ts": self._stamp(), "log": "request", **record.line(now=now)}
+        line = {"time": self._stamp(), "level": "info", "logger": LOGGER, "message": "request", **record.line(now=now)}
         self._emit(json.dumps(line, separators=(",", ":")) + "\n")
-
-
-class JsonFormatter(logging.Formatter):
-    """Every other log line, in the same form."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """`record` as one line of JSON; a traceback goes into it as text."""
-        line = {
-            "ts": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
-            "log": record.name,
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)

@@ -63,22 +63,18 @@ class Record:
         facts: dict[str, object] = {
             "request_id": self.request_id,
             "method": self.method,
-            "route": self.route,
+            "path": self.route,
             "status": self.status,
             "outcome": self.outcome,
             "stream": self.streamed,
-            "ms": _milliseconds(now - self.started),
+            "seconds": round(now - self.started, 4),
             "attempts": len(self.tries),
             "tries": self.tries,
         }
         if self.first_byte is not None:
-            facts["first_byte_ms"] = _milliseconds(self.first_byte - self.started)
+            facts["first_byte_seconds"] = round(self.first_byte - self.started, 4)
         if self.local_prefill:
             facts["local_prefill"] = self.local_prefill
         if self.stripped:
             facts["stripped"] = list(self.stripped)
         return facts
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 1)

@@ -14,20 +14,20 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 import uvicorn
 from fastapi import FastAPI
 
 from tandem.api.problems import refuse
 from tandem.gateway.app import Source, World, create_app
-from tandem.gateway.audit import JsonAudit, JsonFormatter
+from tandem.gateway.audit import JsonAudit
 from tandem.gateway.discovery.file import FileSource
 from tandem.gateway.fleet import FleetView
 from tandem.gateway.lifecycle import Lifecycle
 from tandem.gateway.settings import RouterSettings
 from tandem.gateway.tracing import from_environment
 from tandem_edge.heads import BoundedHeads
+from tandem_edge.lines import JsonFormatter, time_of
 
 BACKLOG = 2048
 # Longer than the idle time of usual load balancers, so that it is they who close idle connections.
@@ -90,7 +90,7 @@ def _notice_gone_clients(listener: socket.socket) -> None:
 
 def default_world(settings: RouterSettings) -> World:
     """Real time, real sources, audit lines on standard output, spans where the environment says."""
-    audit = JsonAudit(emit=_print_line, stamp=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
+    audit = JsonAudit(emit=_print_line, stamp=lambda: time_of(time.time()))
     spans = from_environment(os.environ, deployment=settings.deployment)
     return World(audit=audit, spans=spans, source=lambda view, on_failure: make_source(settings, view, on_failure))
 
@@ -202,9 +202,7 @@ class _Server(uvicorn.Server):
 
 def _log_as_json() -> None:
     handler = logging.StreamHandler(sys.stderr)
-    formatter = JsonFormatter()
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
+    handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)

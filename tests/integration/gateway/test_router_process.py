@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -71,9 +72,13 @@ async def test_a_process_serves_follows_its_file_drains_and_exits_with_0(tmp_pat
             await process.wait()
     assert process.returncode == 0, err.decode()
     lines = [json.loads(line) for line in out.splitlines()]
-    assert {line["log"] for line in lines} == {"request"}
+    assert {line["message"] for line in lines} == {"request"}
     assert (lines[0]["outcome"], lines[-1]["outcome"]) == ("no_worker_ready", "ok")
-    assert [json.loads(line)["level"] for line in err.splitlines()] == ["info", "info"]
+    told = [json.loads(line) for line in err.splitlines()]
+    assert [line["level"] for line in told] == ["info", "info"]
+    for line in (*lines, *told):
+        assert list(line)[:4] == ["time", "level", "logger", "message"]
+        assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
 
 
 async def becomes(client: aiohttp.ClientSession, url: str, status: int) -> None:

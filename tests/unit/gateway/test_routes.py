@@ -224,8 +224,8 @@ async def test_the_audit_line_names_workers_and_times_and_never_the_prompt(start
     [line] = await duo.router.audited()
     assert "secret" not in json.dumps(line)
     assert line["tries"] == [{"prefill": "p-0", "worker": "d-0", "outcome": "ok"}]
-    assert (line["route"], line["status"], line["outcome"]) == ("/v1/completions", 200, "ok")
-    assert line["ms"] > 0
+    assert (line["path"], line["status"], line["outcome"]) == ("/v1/completions", 200, "ok")
+    assert line["seconds"] > 0
 
 
 async def test_a_defect_of_the_router_is_a_500_in_the_openai_form(router, monkeypatch):
