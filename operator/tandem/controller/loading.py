@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from tandem.api.handoff import Refusal, read_refusals
 from tandem.kube.cache import Ref
 from tandem.kube.clock import Clock
 from tandem.manifests import names
@@ -50,15 +51,6 @@ class Loading:
     def __str__(self) -> str:
         unit, scale = next((pair for pair in _UNITS if self.total >= pair[1]), _UNITS[-1])
         return f"{self.loaded / scale:.1f}/{self.total / scale:.1f} {unit}"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A decode worker that takes no KV of its prefill workers, and what differs: protocol, model, dtype or layout."""
-
-    pod: str
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +123,7 @@ def read_answer(body: bytes) -> Told:
             loaded, total = int(worker["loaded_bytes"]), int(worker["total_bytes"])
             if 0 <= loaded <= total and total > 0:
                 found[str(worker["name"])] = Loading(loaded, total)
-    refusals: tuple[Refusal, ...] | None = None
-    with suppress(KeyError, TypeError):
-        refusals = tuple(
-            Refusal(*(str(refused[key]) for key in ("name", "reason", "message")))
-            for refused in answer["refused_handoffs"]
-        )
-    return Told(found, refusals)
+    return Told(found, read_refusals(answer))
 
 
 def is_loading(pod: Document) -> bool:

@@ -12,9 +12,12 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from tandem.api.handoff import read_refusals, words_of
 from tandem.api.problems import Problem, Refused, shorten
 
 POLL_SECONDS = 0.05
+TELL_SECONDS = 10.0
+ASK_AGAIN_SECONDS = 3.0
 ANSWER_SECONDS = 600.0
 
 
@@ -62,6 +65,25 @@ async def until_router_knows(session: aiohttp.ClientSession, base_url: str, *, w
             if counters.total("tandem_router_endpoints", state="ready") >= workers:
                 return
         await asyncio.sleep(POLL_SECONDS)
+
+
+async def refused_handoff(session: aiohttp.ClientSession, base_url: str) -> str | None:
+    """Which decode worker takes no KV of its prefill workers and why, in words; None when none is known to."""
+    with suppress(aiohttp.ClientError, TimeoutError, ValueError):
+        async with session.get(f"{base_url}/loading", timeout=aiohttp.ClientTimeout(total=TELL_SECONDS)) as response:
+            refusals = read_refusals(await response.json())
+        if refusals:
+            return words_of(refusals)
+    return None
+
+
+async def until_handoff_refused(session: aiohttp.ClientSession, base_url: str) -> str:
+    """Asks now and then; returns what the first refusal says."""
+    while True:
+        told = await refused_handoff(session, base_url)
+        if told is not None:
+            return told
+        await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import aiohttp
@@ -11,7 +12,7 @@ from rich.console import Console
 from tandem.api.deployment import ModelDeployment
 from tandem.api.load import Loaded
 from tandem.api.problems import Problem, Refused
-from tandem.local.client import stream_answer
+from tandem.local.client import refused_handoff, stream_answer, until_handoff_refused
 from tandem.local.display import Display, show_tail
 from tandem.local.signals import run_until_signalled
 from tandem.local.supervisor import Supervisor, UnitFailed
@@ -50,6 +51,7 @@ async def _session(
                         key = api_key(deployment, options.secrets)
                         answering = _print_answer(address(plan), question, model=deployment.served_name, key=key)
                         await watched(supervisor, answering)
+                        await _tell_if_refused(supervisor, display)
     except UnitFailed as failure:
         show_tail(console, failure.cause)
         raise refused_by(failure) from None
@@ -59,7 +61,31 @@ async def _session(
 async def _serve(supervisor: Supervisor, *, model: str, display: Display) -> None:
     display.say(f"{supervisor.plan.deployment} answers as model {model}; Ctrl-C ends it")
     click.echo(address(supervisor.plan))
-    await supervisor.until_failed()
+    telling = asyncio.create_task(_tell_once_refused(supervisor, display))
+    try:
+        await supervisor.until_failed()
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _tell_once_refused(supervisor: Supervisor, display: Display) -> None:
+    """Workers that do not fit together still answer right, so nothing else would show it."""
+    if _hands_off(supervisor):
+        async with aiohttp.ClientSession() as session:
+            display.say(f"warning: {await until_handoff_refused(session, address(supervisor.plan))}")
+
+
+async def _tell_if_refused(supervisor: Supervisor, display: Display) -> None:
+    if _hands_off(supervisor):
+        async with aiohttp.ClientSession() as session:
+            told = await refused_handoff(session, address(supervisor.plan))
+        if told is not None:
+            display.say(f"warning: {told}")
+
+
+def _hands_off(supervisor: Supervisor) -> bool:
+    return any(pod.role == "decode" for pod in supervisor.plan.workers)
 
 
 async def _print_answer(base_url: str, question: Question, *, model: str, key: str | None) -> None:

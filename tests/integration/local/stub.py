@@ -2,9 +2,10 @@
 
     python stub.py --port N --state DIR [--ignore-sigterm] [--fail-first N --message TEXT] [--child]
 
-`DIR/down` makes /health answer 503, `DIR/dead` /livez; `DIR/exit` holds a code to end with. Each start adds its
-process id as a line to `DIR/starts`, `--child` starts a grandchild in a session of its own and adds it to
-`DIR/children`. Unknown arguments are ignored, so that it can take the place of a real worker.
+`DIR/down` makes /health answer 503, `DIR/dead` /livez; with `DIR/refuses` it tells of a hand-off that was refused;
+`DIR/exit` holds a code to end with. Each start adds its process id as a line to `DIR/starts`, `--child` starts a
+grandchild in a session of its own and adds it to `DIR/children`. Unknown arguments are ignored, so that it can take the
+place of a real worker.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def handler(state: Path) -> type[BaseHTTPRequestHandler]:
             if bad is not None and bad.exists():
                 self.answer(503, {"status": "loading", "loaded_bytes": 1, "total_bytes": 4})
             else:
-                self.answer(200, {"status": "healthy"})
+                refusal = {"reason": "protocol", "message": "they speak another version"}
+                refused = {"refused_handoff": refusal} if (state / "refuses").exists() else {}
+                self.answer(200, {"status": "healthy", **refused})
 
         def answer(self, status: int, fields: dict[str, object]) -> None:
             body = json.dumps(fields).encode()

@@ -146,6 +146,19 @@ def test_it_prints_the_address_serves_through_the_router_and_ends_on_ctrl_c(star
     assert list(up.scratch.glob("tandem-local-*")) == []
 
 
+def test_a_refused_hand_off_is_told_once_in_the_words_of_the_cluster(start, stub, tmp_path):
+    up = start(deployment(tmp_path, **DISAGG), *volume(tmp_path), "--port", "0")
+    address = up.until_address()
+    stub.set("refuses")
+    up.until("refuses KV of its prefill workers, protocol: they speak another version.")
+    with urllib.request.urlopen(f"{address}/loading", timeout=60) as answer:
+        (refusal,) = json.load(answer)["refused_handoffs"]
+    assert f"warning: pod {refusal['name']} refuses" in up.errors
+    assert "give both the same image" in up.errors
+    assert up.end(signal.SIGINT, group=True) == 130
+    assert up.errors.count("refuses KV") == 1
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_it_ends_on_other_signals_too(start, stub, tmp_path, number, code):
     up = start(deployment(tmp_path), *volume(tmp_path), "--port", "0")

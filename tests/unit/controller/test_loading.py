@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tandem.api.handoff import Refusal
 from tandem.controller.loading import (
     Loading,
     LoadingReader,
-    Refusal,
     RouterSource,
     Told,
     behind,

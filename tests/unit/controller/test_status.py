@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from tandem.api.handoff import Refusal
 from tandem.api.problems import Problem
 from tandem.api.status import DeploymentStatus
 from tandem.controller.conditions import Condition, as_status, false, find, true
 from tandem.controller.contest import Contest
 from tandem.controller.events import Transition, transition
-from tandem.controller.loading import Loading, Refusal, Told
+from tandem.controller.loading import Loading, Told
 from tandem.controller.patch import merge_patch
 from tandem.controller.status import Situation, next_status
 from tandem.kube.cache import Ref
