@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jinja2
+
 from tandem_serve.engine.text import RESERVED, TemplateError, TextCodec, TextTooLongError
 from tandem_serve.http.errors import ApiError, invalid, too_long
 from tandem_serve.http.schema import MAX_CHOICES, ChatMessage
@@ -90,7 +92,28 @@ async def chat_tokens(
     except TextTooLongError as error:
         raise _too_many_chars(service, error.chars, param="messages") from None
     except TemplateError as error:
+        if (fault := syntax_error(error)) is not None:
+            reason = f"the model's own chat template is broken ({fault}), so it takes no messages; use /v1/completions"
+            raise ApiError(400, reason, code="broken_chat_template") from error
         raise invalid(f"messages: {error}", param="messages", code="chat_template") from error
+
+
+def template_fault(codec: TextCodec) -> str | None:
+    """Why the model's chat template takes no messages at all, if so; it is compiled for that."""
+    if codec.has_chat_template:
+        try:
+            codec.encode_chat([{"role": "user", "content": "a"}], {}, most_chars=MAX_CHARS)
+        except TemplateError as error:
+            return syntax_error(error)
+        except TextTooLongError:
+            return None
+    return None
+
+
+def syntax_error(error: TemplateError) -> str | None:
+    """What cannot be read in the template itself; None where it is the messages that it refuses."""
+    cause = error.__cause__
+    return f"line {cause.lineno}: {cause.message}" if isinstance(cause, jinja2.TemplateSyntaxError) else None
 
 
 def chars_of(value: Any) -> int:

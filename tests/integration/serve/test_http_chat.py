@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tandem_serve.engine.loader import LoadedModel
+from tandem_serve.http.prompts import template_fault
 from tests.unit.serve import tiny
 from tests.unit.serve.conftest import load_model
 from tests.unit.serve.live import LiveServer, live_server
@@ -112,6 +113,16 @@ async def test_a_model_without_template_says_so(tmp_path: Path) -> None:
         answer = await chat(server)
     assert answer.status == 400
     assert "no chat template" in answer.error["message"]
+
+
+async def test_a_template_that_cannot_be_read_is_said_to_be_the_models(tmp_path: Path) -> None:
+    model = tiny.save_llama(tmp_path / "m")
+    tiny.save_tokenizer(model, chat_template="{% for message in messages %}{{ message.content }")
+    async with live_server(tiny.settings(model), load_model(model)) as server:
+        answer = await chat(server)
+        assert str(template_fault(server.core.codec)).startswith("line 1: ")
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "broken_chat_template", None)
+    assert "the model's own chat template is broken (line 1: " in answer.error["message"]
 
 
 async def test_a_template_cannot_reach_out_of_its_sandbox(tmp_path: Path) -> None:
