@@ -1,1 +1,4 @@
-"""What the router and the bundled server share at their edge to the network. It knows neither of them."""
+"""What processes share at their edge: router and bundled server towards clients, the operator too for its log lines.
+
+It knows none of them.
+"""
