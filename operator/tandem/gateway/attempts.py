@@ -33,12 +33,14 @@ class GaveUp(Exception):
 
 @dataclass(slots=True)
 class _Progress:
-    """Where the attempts for one call stand; `alone` says why decode is to compute the prompt itself."""
+    """Where the attempts for one call stand; `alone` says why decode is to compute the prompt itself, `reached` whether
+    any worker that failed could be connected to."""
 
     deadline: float
     alone: str | None
     tried: Tried = field(default_factory=Tried)
     number: int = 0
+    reached: bool = False
     last: Failed | None = None
 
     def note(self, failed: Failed, *, limit: int) -> bool:
@@ -48,6 +50,7 @@ class _Progress:
         workers must not get the work that prefill refuses. Decode that only was too late for the KV is not at fault.
         """
         self.last = failed
+        self.reached = self.reached or failed.cause.outcome.fault is not Fault.CONNECT
         if not failed.verdict.again:
             return False
         self.tried.add(failed.endpoint, replace(failed.verdict, same_worker=True) if self.late else failed.verdict)
@@ -160,7 +163,9 @@ class Attempts:
             return GaveUp(last.cause.whole, last.pair)
         tries = f"{progress.number} attempt{'s' if progress.number > 1 else ''}"
         message = f"no worker answered in {tries}; the last was {last.endpoint.name}: {last.cause.detail}"
-        return errors.timed_out(message) if last.cause.outcome.fault is Fault.TIMEOUT else errors.unreachable(message)
+        if not progress.reached:
+            return errors.not_reached(message, retry_after=self._settings.retry_after_seconds)
+        return errors.timed_out(message) if last.cause.outcome.fault is Fault.TIMEOUT else errors.failed(message)
 
     def _who_is_missing(self) -> str:
         role = Role.AGG if self._settings.mode is Mode.AGG else Role.DECODE

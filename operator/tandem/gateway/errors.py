@@ -122,8 +122,13 @@ def _unavailable(message: str, *, code: str, retry_after: int) -> HttpError:
     return HttpError(503, message, kind="service_unavailable", code=code, headers=headers)
 
 
-def unreachable(message: str) -> HttpError:
-    """502: workers are there, and none gave an answer."""
+def not_reached(message: str, *, retry_after: int) -> HttpError:
+    """503: workers are listed, and none that was asked could be connected to, as just after they were killed."""
+    return _unavailable(message, code="no_worker_reached", retry_after=retry_after)
+
+
+def failed(message: str) -> HttpError:
+    """502: workers were reached, and none gave an answer."""
     return HttpError(502, message, kind="upstream_error", code="worker_failed")
 
 

@@ -81,5 +81,5 @@ async def test_what_a_client_is_told_of_a_worker_that_is_gone_has_no_address(
     router = await start_router(worker, attempts=1)
     await worker.stop()
     answer, body = await router.complete("x")
-    assert answer.status == 502
+    assert answer.status == 503
     assert body["error"]["message"] == "no worker answered in 1 attempt; the last was w-0: no connection"

@@ -146,10 +146,31 @@ async def test_the_only_worker_is_asked_even_while_it_rests(start_router, start_
     router = await start_router(worker)
     await worker.stop()
     response, body = await router.complete("hi")
-    assert response.status == 502
+    assert response.status == 503
     assert "w-0" in body["error"]["message"]
     await worker.start()
     assert (await router.complete("hi"))[0].status == 200
+
+
+async def test_a_decode_worker_that_is_gone_is_a_503_with_a_time_to_come_back(start_duo):
+    duo = await start_duo(prefills=1, decodes=1)
+    await duo.decodes[0].stop()
+    response, body = await duo.router.complete("hi")
+    assert (response.status, response.headers["Retry-After"]) == (503, "2")
+    assert body["error"]["code"] == "no_worker_reached"
+
+
+async def test_a_worker_that_broke_the_request_off_is_a_502_also_when_it_is_gone_then(start_router, start_worker):
+    worker = await start_worker("w-0", Role.AGG)
+    router = await start_router(worker)
+
+    async def dies(worker, seen):
+        seen.request.transport.abort()
+        await worker.stop()
+
+    worker.handler = dies
+    response, body = await router.complete("hi")
+    assert (response.status, body["error"]["code"]) == (502, "worker_failed")
 
 
 async def test_a_worker_that_becomes_ready_again_is_used_at_once(trio):
