@@ -137,6 +137,18 @@ async def _raw(server: LiveServer, *parts: bytes) -> bytes:
     return answer
 
 
+async def test_a_client_that_closes_its_side_counts_as_gone(server: LiveServer) -> None:
+    body = b'{"prompt": "a", "max_tokens": 400, "ignore_eos": true}'
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(head % len(body) + body)
+    writer.write_eof()
+    async with asyncio.timeout(90):
+        assert await reader.read() == b""
+    writer.close()
+    assert (await server.complete("a", max_tokens=1)).status == 200
+
+
 async def test_a_body_that_does_not_arrive_is_a_408(impatient: LiveServer) -> None:
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
     answer = await _raw(impatient, head, b'{"prompt"')
