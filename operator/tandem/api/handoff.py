@@ -10,7 +10,8 @@ from typing import Any
 _FIXES = {
     "protocol": "Prefill and decode run different versions of the server: give both the same image, by a tag that does "
     "not move or a digest, and replace the older pods.",
-    "model": "Prefill and decode have loaded different weights: give both the same files, and replace the older pods.",
+    "model": "Prefill and decode have loaded different weights, or quantise them differently: give both the same files "
+    "and the same --quantization, and replace the older pods.",
     "dtype": "Prefill and decode compute with different number types: give both the same dtype and quantization.",
 }
 _OTHER_FIX = "Prefill and decode have loaded different models: give both the same files, and replace the older pods."
