@@ -27,6 +27,7 @@ from tandem_serve.engine.checkpoint import open_checkpoint
 from tandem_serve.engine.progress import LoadProgress
 from tandem_serve.engine.types import Update
 from tandem_serve.http.app import create_app
+from tandem_serve.http.prompts import template_fault
 from tandem_serve.hub import local_directory
 from tandem_serve.metrics import ServerMetrics
 from tandem_serve.problems import StartError, load_error
@@ -239,7 +240,10 @@ class Process:
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits for news
                 loop.call_soon_threadsafe(self._on_news, updates)
 
-        return backend.start_engine(self._settings, directory, self._progress, sink=sink)
+        engine = backend.start_engine(self._settings, directory, self._progress, sink=sink)
+        if (fault := template_fault(engine.core.codec)) is not None:
+            log.warning("the model's chat template is broken: chats will be refused", extra={"reason": fault})
+        return engine
 
     def _on_news(self, updates: list[Update]) -> None:
         self._service.loaded.client.deliver(updates)

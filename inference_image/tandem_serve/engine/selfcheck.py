@@ -46,6 +46,8 @@ def check(model: PreTrainedModel, layout: KvLayout, *, threads: Callable[[int], 
     if runner.windows != expected:  # too long for the two short sequences to show
         reason = f"its layers attend within {runner.windows}, where its configuration says {expected}"
         raise _refused(model, reason)
+    if own.isnan().any():
+        raise _broken(layout)
     scale = own.std().clamp_min(1e-6)
     difference = float(((own - packed).abs().max() / scale).item())
     if not difference <= TOLERANCE[layout.dtype]:
@@ -56,6 +58,14 @@ def check(model: PreTrainedModel, layout: KvLayout, *, threads: Callable[[int], 
 def _refused(model: PreTrainedModel, reason: str) -> Exception:
     fix = "serve it with backend vllm, or choose another architecture"
     return load_error("config.json: model_type", value=model.config.model_type, reason=reason, fix=fix)
+
+
+def _broken(layout: KvLayout) -> Exception:
+    """The model's own logits are no numbers, so there is nothing to compare with."""
+    dtype = str(layout.dtype).removeprefix("torch.")
+    reason = f"with them the model itself computes NaN in {dtype}: they hold NaN, or are too large for this number type"
+    fix = "try another --dtype (bfloat16 or float32 where it was float16); else get or convert the weights again"
+    return load_error("weights of the model", reason=reason, fix=fix)
 
 
 @torch.inference_mode()

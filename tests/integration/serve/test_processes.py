@@ -206,6 +206,14 @@ def test_health_shows_loading_while_http_already_answers(model: Path, tmp_path: 
         assert one.stop() == 0, "a signal while loading ends the process at once"
 
 
+def test_a_chat_template_that_cannot_be_read_is_warned_of_at_the_start(tmp_path: Path) -> None:
+    model = tiny.save_llama(tmp_path / "model")
+    tiny.save_tokenizer(model, chat_template="{% for message in messages %}")
+    with server(tmp_path, "--model", str(model)) as one:
+        line = one.wait_for("the model's chat template is broken: chats will be refused")
+        assert (line["level"], line["reason"][:5]) == ("warning", "line ")
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tandem_serve", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
