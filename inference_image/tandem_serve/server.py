@@ -67,15 +67,6 @@ def http_config(app: ASGIApp) -> uvicorn.Config:
     )
 
 
-def _calm_openmp() -> None:
-    """Before torch is imported: its threads may spin for some 50 us between two operations, not for milliseconds.
-
-    With the default a busy neighbour on the same CPUs makes a small model ten times slower.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
-
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
     """Some million objects are made that all stay: looking for garbage among them takes a tenth of the time.
@@ -230,7 +221,6 @@ class Process:
         # Before torch is imported: what is plainly wrong is said at once.
         self._progress.total_bytes = open_checkpoint(directory).total_bytes
         with self._progress.step("imports"), _uncollected():
-            _calm_openmp()
             from tandem_serve import backend
 
             for library in ("transformers", "huggingface_hub"):

@@ -7,8 +7,6 @@ here: all tokens before, or those within its sliding window.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +22,6 @@ from tandem_serve.engine.gathered import Gathered, Group, gather, lots
 from tandem_serve.engine.kv_cache import KvLayout, KvMemory, SequenceKv
 
 NAME = "tandem_packed"
-# Numbers of one sequence's keys in a layer up to which waking a second thread costs more than it gives: measured, one
-# token on two CPUs: 17 instead of 27 microseconds for 26,000 numbers, 226 instead of 246 for 500,000.
-_OF_ONE_THREAD = 2**19
 _LONG_BYTES = 1 << 20
 """Keys and values in a layer from which on two products over a copy are faster than torch's attention in bfloat16."""
 
@@ -149,17 +144,6 @@ def packed_attention(
     return (out[0] if len(out) == 1 else torch.cat(out)).unsqueeze(0), None
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Has torch work on one thread; switching takes less than a microsecond."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @dataclass(frozen=True, slots=True)
 class _Rules:
     """How one layer attends."""
@@ -186,11 +170,8 @@ def _singles(query: Tensor, packed: PackedBatch, rules: _Rules) -> Tensor:
     out = torch.empty_like(first, memory_format=torch.contiguous_format)
     for lot in packed.groups:
         out[lot.places] = _group(first[lot.places], lot.gathered, rules, as_gpu=packed.as_gpu)
-    if packed.alone:
-        longest = max(packed.spans[place].stop for place in packed.alone)
-        with _one_thread() if longest * kv_heads * head_dim <= _OF_ONE_THREAD else contextlib.nullcontext():
-            for place in packed.alone:
-                out[place] = _single(first[place], packed.spans[place], rules)
+    for place in packed.alone:
+        out[place] = _single(first[place], packed.spans[place], rules)
     return out.view(count, kv_heads * group, head_dim)
 
 
