@@ -193,9 +193,12 @@ class Side:
         return self.decode.cpu_seconds() + (self.prefill.cpu_seconds() if self.prefill else 0.0)
 
 
-async def first_tokens(side: Side) -> dict[str, float]:
-    """Milliseconds to the first token, and of CPU, when KV is handed over early and late, by tokens of the prompt."""
-    source = random.Random(7)
+async def first_tokens(side: Side, *, seed: int) -> dict[str, float]:
+    """Milliseconds to the first token, and of CPU, when KV is handed over early and late, by tokens of the prompt.
+
+    The decode worker remembers prompts, so each call needs a seed of its own.
+    """
+    source = random.Random(seed)
     result: dict[str, float] = {}
     for tokens in PROMPTS:
         seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -270,7 +273,7 @@ async def measure(model: Path) -> dict[str, Any]:
         result: dict[str, Any] = {"loopback": await pulls(prefill)}
         for step in STEPS:
             async with worker(model, "prefill", threads=1, step=step) as other:
-                result[f"first_token_steps_of_{step}"] = await first_tokens(Side(decode=decode, prefill=other))
+                result[f"first_token_steps_of_{step}"] = await first_tokens(Side(decode=decode, prefill=other), seed=step)
         sides = {
             "disaggregated": Side(decode=decode, prefill=prefill),
             "aggregated_1_thread": Side(decode=one),
