@@ -34,10 +34,19 @@ class RouterProcess:
 def router(
     directory: Path, workers: Mapping[str, int], *arguments: str, env: Mapping[str, str] | None = None
 ) -> Iterator[RouterProcess]:
-    """Starts one over `workers`, ports by role, on a free port; ends it at the end, whatever happens."""
+    """Starts one over `workers`, ports by names such as `decode` or `decode-1`, on a free port; ends it at the end,
+    whatever happens.
+    """
     endpoints = [
-        {"name": f"{role}-0", "address": "127.0.0.1", "port": port, "role": role, "revision": "r", "ready": True}
-        for role, port in workers.items()
+        {
+            "name": name,
+            "address": "127.0.0.1",
+            "port": port,
+            "role": name.partition("-")[0],
+            "revision": "r",
+            "ready": True,
+        }
+        for name, port in workers.items()
     ]
     file = directory / "endpoints.json"
     file.write_text(json.dumps({"endpoints": endpoints}))
