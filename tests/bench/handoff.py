@@ -273,7 +273,9 @@ async def measure(model: Path) -> dict[str, Any]:
         result: dict[str, Any] = {"loopback": await pulls(prefill)}
         for step in STEPS:
             async with worker(model, "prefill", threads=1, step=step) as other:
-                result[f"first_token_steps_of_{step}"] = await first_tokens(Side(decode=decode, prefill=other), seed=step)
+                result[f"first_token_steps_of_{step}"] = await first_tokens(
+                    Side(decode=decode, prefill=other), seed=step
+                )
         sides = {
             "disaggregated": Side(decode=decode, prefill=prefill),
             "aggregated_1_thread": Side(decode=one),

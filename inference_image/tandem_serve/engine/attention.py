@@ -78,7 +78,7 @@ def attends_as_gpu(device: torch.device) -> bool:
 
 
 def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]], *, as_gpu: bool) -> PackedBatch:
-    """A batch of (kv, start, count). Those with count 1 must come first. Their tokens must be written before others."""
+    """A batch of (kv, start, count), those with count 1 first; their blocks are made ready for what it will write."""
     spans = tuple(Span(kv, start, count) for kv, start, count in parts)
     singles = next((index for index, span in enumerate(spans) if span.count > 1), len(spans))
     rows: list[int] = []
@@ -120,7 +120,7 @@ def packed_attention(
     s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Stores the new keys and values, then attends sequence by sequence over what each has stored.
+    """Stores the new keys and values, then attends over what each sequence has stored.
 
     query is [1, heads, T, head_dim], key and value [1, kv_heads, T, head_dim]; returns [1, T, heads, head_dim]. Raises
     `UnknownRuleError` when the model asks for something else besides.
