@@ -14,8 +14,10 @@ from torch import Tensor
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-_PARAMETERS_PER_THREAD = 20_000_000  # measured on 2 idle CPUs: 58 M run a third faster on two threads than on one
-_TOKENS_PER_THREAD = 48  # of a step: with fewer, reading the weights takes longer than multiplying
+_PARAMETERS_PER_THREAD = (
+    60_000_000  # of steps of one token; with fewer, two threads may be a little faster, or far slower
+)
+_WEIGHTS_AS_TOKENS = 16  # reading the weights takes as long as computing so many tokens
 
 
 def choose_device() -> torch.device:
@@ -70,9 +72,9 @@ def memory_available(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def threads_for(parameters: int, cpus: int, tokens: int = 1) -> int:
-    """Threads that a step of a model is worth: splitting little work costs more than it gives."""
-    many = parameters * max(1, tokens // _TOKENS_PER_THREAD) // _PARAMETERS_PER_THREAD
-    return max(1, min(cpus, many))
+    """Threads to begin with for a step of a model: splitting little work costs more than it gives."""
+    as_parameters = parameters * (tokens + _WEIGHTS_AS_TOKENS) // _WEIGHTS_AS_TOKENS
+    return max(1, min(cpus, as_parameters // _PARAMETERS_PER_THREAD))
 
 
 def threads_asked_for(env: Mapping[str, str]) -> int | None:

@@ -16,7 +16,7 @@ from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
 
 _COPIED = 4 << 20
 """Bytes of one layer that are copied at once on a CPU: they stay in its cache. Measured with 100 to 4,000 tokens."""
-_FEW_BLOCKS = 4  # of the longest: filling up shorter ones costs less than another call
+_FEW_BLOCKS = 16  # of the longest: filling up shorter ones costs less than another call
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class ModelRunner:
             parts.append((kv, chunk.start, chunk.count))
         if self._threads is not None:
             torch.set_num_threads(self._threads.choose(len(tokens)))
-        began, cpu_began = time.perf_counter(), time.process_time()
+        began = time.perf_counter()
         packed = attention.pack(memory, parts, as_gpu=self._as_gpu)
         output = self.model(
             input_ids=self._put([tokens]),
@@ -76,8 +76,7 @@ class ModelRunner:
         self.windows = packed.windows
         logits: Tensor = output.logits[0]
         if self._threads is not None:
-            seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
-            self._threads.took(torch.get_num_threads(), seconds=seconds, cpu_seconds=cpu_seconds)
+            self._threads.took(len(tokens), time.perf_counter() - began)
         return logits
 
     def _put(self, numbers: list[int] | list[list[int]]) -> Tensor:

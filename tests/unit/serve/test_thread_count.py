@@ -1,68 +1,102 @@
-"""How many threads steps run on. Times are the test's: a step takes 10 ms on CPUs of its own, 70 ms on others'."""
+"""How many threads steps run on, with times that the test says."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tandem_serve.engine.thread_count import ThreadCount
 
+Times = Callable[[int, int], float]
+"""Seconds of a step by threads and tokens."""
 
-def run(count: ThreadCount, *, free: int, seconds: float, tokens: int = 8) -> list[int]:
-    """The threads of each step on a machine where so many CPUs are free."""
+
+def run(count: ThreadCount, times: Times, *, steps: int, tokens: int = 8) -> list[int]:
+    """The threads of each step."""
     chosen = []
-    while seconds > 0:
-        threads = count.choose(tokens)
-        alone = threads <= free
-        took = 0.01 if alone else 0.07
-        count.took(threads, seconds=took, cpu_seconds=took * threads * (0.97 if alone else 0.5))
-        chosen.append(threads)
-        seconds -= took
+    for _ in range(steps):
+        chosen.append(count.choose(tokens))
+        count.took(tokens, times(chosen[-1], tokens))
     return chosen
 
 
-def test_steps_run_on_as_many_threads_as_they_are_worth() -> None:
-    count = ThreadCount(8, lambda tokens: tokens)
-    assert [count.choose(tokens) for tokens in (1, 5, 100)] == [1, 5, 8]
-    assert ThreadCount(8, lambda _: 0).choose(1) == 1
-    assert set(run(count, free=8, seconds=60, tokens=8)) == {8}
+def idle(threads: int, tokens: int) -> float:
+    return (tokens + 16) / (1 + 0.4 * (threads - 1))
 
 
-def test_the_step_after_a_disturbed_one_runs_on_half_as_many() -> None:
-    assert run(ThreadCount(8, lambda _: 8), free=2, seconds=0.25)[:4] == [8, 4, 2, 2]
+def busy(threads: int, tokens: int) -> float:
+    return (tokens + 16) * (1 if threads == 1 else 7)
 
 
-def test_beside_a_neighbour_that_stays_trials_become_rare() -> None:
+def test_on_idle_cpus_steps_soon_run_on_all() -> None:
+    count = ThreadCount(4, lambda _: 1)
+    run(count, idle, steps=60)
+    assert run(count, idle, steps=100).count(4) > 80, "the others are trials"
+
+
+def test_beside_busy_neighbours_steps_soon_run_on_one() -> None:
     count = ThreadCount(2, lambda _: 2)
-    run(count, free=1, seconds=30)
-    chosen = run(count, free=1, seconds=64)
-    assert 3 <= chosen.count(2) <= 6, "one step each 12.8 seconds"
+    run(count, busy, steps=14)
+    assert run(count, busy, steps=100).count(1) > 90, "the others are trials"
 
 
-def test_when_the_neighbour_goes_all_cpus_are_used_again() -> None:
-    count = ThreadCount(8, lambda _: 8)
-    run(count, free=1, seconds=0.5)
-    run(count, free=8, seconds=15)
-    assert set(run(count, free=8, seconds=5)) == {8}
-
-
-def test_one_disturbance_costs_a_short_pause_only() -> None:
+def test_neighbours_that_come_later_are_noticed_within_a_few_steps() -> None:
     count = ThreadCount(2, lambda _: 2)
-    for _ in range(3):
-        run(count, free=1, seconds=0.01)
-        chosen = run(count, free=2, seconds=2)
-        assert chosen.count(1) <= 12, "0.1 seconds"
-        assert chosen[0] == 1
+    run(count, idle, steps=5000)
+    assert run(count, busy, steps=30).count(2) <= 6
 
 
-def test_disturbances_in_short_order_make_pauses_longer() -> None:
+def test_that_neighbours_went_is_noticed_in_time() -> None:
     count = ThreadCount(2, lambda _: 2)
-    lost = []
-    for _ in range(3):
-        run(count, free=1, seconds=0.01)
-        lost.append(run(count, free=2, seconds=0.3).count(1))
-    assert lost == sorted(lost)
-    assert lost[-1] > 2 * lost[0]
+    run(count, busy, steps=5000)
+    run(count, idle, steps=520)
+    assert run(count, idle, steps=20).count(2) > 12
 
 
-def test_steps_on_one_thread_tell_nothing_of_others() -> None:
-    count = ThreadCount(2, lambda tokens: 1 if tokens < 100 else 2)
-    run(count, free=0, seconds=1)
-    assert count.choose(500) == 2
+def test_trials_become_rare_where_they_change_nothing() -> None:
+    count = ThreadCount(2, lambda _: 1)
+    chosen = run(count, busy, steps=5000)
+    assert chosen.count(2) < 50
+    assert chosen[-600:].count(2) >= 1, "they never end"
+
+
+def test_a_trial_that_takes_far_longer_ends_early() -> None:
+    chosen = run(ThreadCount(2, lambda _: 1), lambda threads, _: 1.0 if threads == 1 else 100.0, steps=100)
+    assert chosen.count(2) == 3, "one step each"
+
+
+def test_one_slow_step_changes_nothing() -> None:
+    count = ThreadCount(2, lambda _: 2)
+    run(count, idle, steps=100)
+    count.took(8, 10 * idle(2, 8))
+    assert run(count, idle, steps=60).count(2) >= 54, "one trial"
+
+
+def test_differences_of_chance_change_nothing() -> None:
+    chosen = run(ThreadCount(2, lambda _: 1), lambda threads, _: 1.0 if threads == 1 else 0.97, steps=5000)
+    assert chosen.count(2) < 100, "trials only"
+
+
+def test_steps_of_other_sizes_are_judged_alone() -> None:
+    count = ThreadCount(2, lambda _: 1)
+    for _ in range(100):
+        run(count, busy, steps=1)
+        run(count, idle, steps=1, tokens=500)
+    chosen = {tokens: run(count, times, steps=100, tokens=tokens) for tokens, times in ((8, busy), (500, idle))}
+    assert chosen[8].count(1) > 90
+    assert chosen[500].count(2) > 80
+
+
+def test_steps_of_like_sizes_are_compared_by_what_their_tokens_cost() -> None:
+    count = ThreadCount(2, lambda _: 2)
+    chosen = [run(count, idle, steps=1, tokens=tokens)[0] for tokens in [64, 127] * 200]
+    assert chosen.count(2) > 360, "the others are trials"
+
+
+def test_steps_of_a_new_size_begin_as_the_nearest_that_was_tried() -> None:
+    count = ThreadCount(2, lambda _: 1)
+    run(count, idle, steps=50)
+    assert count.choose(1) == 2
+
+
+def test_one_cpu_leaves_nothing_to_choose() -> None:
+    assert set(run(ThreadCount(1, lambda _: 4), idle, steps=2000)) == {1}
