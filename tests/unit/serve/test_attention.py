@@ -45,10 +45,10 @@ def test_tokens_that_attend_together_give_what_each_gives_alone(
     as_gpu: bool, window: int | None, softcap: float | None, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    memory = memory_of(dtype, capacity_blocks=64)
+    memory = memory_of(dtype, capacity_blocks=256)
     memory.data.normal_()
     memory.data.narrow(3, memory.zeros * BLOCK_TOKENS, BLOCK_TOKENS).zero_()
-    stops = (1, 16, 17, 90, 100, 700)
+    stops = (1, 700, 16, 17, 90, 900, 100)
     first, views = 0, []
     for stop in stops:
         views.append(memory.view(range(first, first + blocks_for(stop))))
@@ -66,7 +66,7 @@ def test_tokens_that_attend_together_give_what_each_gives_alone(
 
 def test_only_texts_of_like_length_attend_together() -> None:
     memory = memory_of(torch.bfloat16, capacity_blocks=1)
-    assert lots(memory, [100, 4000, 60, 90, 30, 20]) == [[1], [0, 2, 3], [4, 5]]
+    assert lots(memory, [1000, 4000, 900, 100, 60, 20, 400]) == [[1], [0, 2], [6], [3, 4, 5]]
 
 
 def test_copies_of_one_call_stay_in_a_cpus_cache() -> None:
