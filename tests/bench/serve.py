@@ -47,6 +47,8 @@ OURS = {"tandem": [], "tandem-int8": ["--quantization", "int8"], "tandem-no-grap
 THEIRS = ("transformers-continuous", "transformers-sequential")
 ROUNDS = 2
 START_SECONDS = 120.0
+SETTLE_SECONDS = 3.0
+"""Before each turn: some servers go on for a second after their last answer."""
 SHAPE = {
     "vocab_size": WORDS,
     "hidden_size": 512,
@@ -291,6 +293,7 @@ async def measure(model: Path, dtype: str, names: list[str]) -> dict[str, Any]:
                 for server in servers:
                     if server.name == "transformers-sequential" and (number or clients > 8):
                         continue  # one at a time is one at a time, whoever waits
+                    await asyncio.sleep(SETTLE_SECONDS)
                     rate = await throughput(server, clients=clients, seed=number)
                     _tell(f"{dtype} {clients} clients, {server.name}: {rate:.1f} tokens/s")
                     result[server.name].setdefault(f"tokens_per_s_{clients}", []).append(round(rate, 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from tandem_serve.engine.kv_cache import KvLayout
 from tandem_serve.engine.progress import LoadProgress
 from tandem_serve.engine.resident import MappedFiles
 from tandem_serve.engine.runner import ModelRunner
-from tandem_serve.engine.thread_count import ThreadCount
 from tandem_serve.problems import EXIT_LOAD, Problem, StartError, load_error, usage_error
 
 log = logging.getLogger(__name__)
@@ -71,8 +69,8 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     with progress.step("device"):
         device = devices.choose_device()
         dtype = _dtype(options, device)
-        cpus, asked = devices.cpu_quota(), devices.threads_asked_for(os.environ)
-        torch.set_num_threads(asked or cpus)
+        cpus = devices.cpu_quota()
+        devices.set_threads(cpus)
     with progress.step("config"):
         config, model_class = _configure(options, checkpoint)
         max_model_len = _max_model_len(options, config)
@@ -86,9 +84,8 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
         # Numbers only: whoever holds the weights themselves would keep them in memory beside the packed ones.
         parameter_count = sum(parameter.numel() for parameter in model.parameters())
         weight_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        threads = None
-        if device.type == "cpu" and asked is None:
-            threads = ThreadCount(cpus, partial(devices.threads_for, parameter_count, cpus))
+        threads = partial(devices.threads_for, parameter_count, cpus)
+        devices.set_threads(threads())
         if options.quantization is not None:
             weight_bytes -= _quantise(model, checkpoint, progress)
         layout = support.kv_layout(config, dtype=dtype, device=device)

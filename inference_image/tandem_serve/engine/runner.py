@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -11,12 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tandem_serve.engine import attention
-from tandem_serve.engine.device import to_device
+from tandem_serve.engine.device import set_threads, to_device
 from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
 from tandem_serve.engine.packed_linear import pack_linears
 from tandem_serve.engine.scheduler import Chunk
 from tandem_serve.engine.sequence import Sequence
-from tandem_serve.engine.thread_count import ThreadCount
 
 
 class Runner(Protocol):
@@ -37,16 +36,16 @@ class ModelRunner:
     """Runs any step. On a GPU it returns when the work is queued there."""
 
     def __init__(
-        self, model: PreTrainedModel, *, as_gpu: bool | None = None, threads: ThreadCount | None = None
+        self, model: PreTrainedModel, *, as_gpu: bool | None = None, threads: Callable[[int], int] | None = None
     ) -> None:
-        """`threads` chooses how many a step takes on a CPU; None: as many as torch has."""
+        """`threads` says how many a step of so many tokens takes on a CPU."""
         attention.register()
         model.set_attn_implementation(attention.NAME)
         pack_linears(model)
         self.model = model
         self.device = model.device
         self._as_gpu = attention.attends_as_gpu(model.device) if as_gpu is None else as_gpu
-        self._threads = threads
+        self._threads = threads if model.device.type == "cpu" else None
         self.windows: dict[int, int | None] = {}
         """By layer: the sliding window that the model asked for in the last step."""
 
@@ -63,8 +62,7 @@ class ModelRunner:
             positions.extend(range(chunk.start, stop))
             parts.append((kv, chunk.start, chunk.count))
         if self._threads is not None:
-            torch.set_num_threads(self._threads.choose(len(tokens)))
-        began = time.perf_counter()
+            set_threads(self._threads(len(tokens)))
         packed = attention.pack(memory, parts, as_gpu=self._as_gpu)
         output = self.model(
             input_ids=self._put([tokens]),
@@ -75,8 +73,6 @@ class ModelRunner:
         )
         self.windows = packed.windows
         logits: Tensor = output.logits[0]
-        if self._threads is not None:
-            self._threads.took(len(tokens), time.perf_counter() - began)
         return logits
 
     def _put(self, numbers: list[int] | list[list[int]]) -> Tensor:

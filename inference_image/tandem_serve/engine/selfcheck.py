@@ -7,6 +7,7 @@ them. A model that passes the other checks but does something the packed attenti
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedModel
@@ -18,7 +19,6 @@ from tandem_serve.engine.kv_cache import KvLayout, KvMemory
 from tandem_serve.engine.runner import ModelRunner
 from tandem_serve.engine.scheduler import Chunk
 from tandem_serve.engine.sequence import Sequence
-from tandem_serve.engine.thread_count import ThreadCount
 from tandem_serve.engine.types import SamplingParams, SequenceRequest
 from tandem_serve.problems import load_error
 
@@ -29,7 +29,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 """How far logits may be from those of the model, in standard deviations."""
 
 
-def check(model: PreTrainedModel, layout: KvLayout, *, threads: ThreadCount | None = None) -> ModelRunner:
+def check(model: PreTrainedModel, layout: KvLayout, *, threads: Callable[[int], int] | None = None) -> ModelRunner:
     """Returns the runner when packed and own logits agree. Raises `StartError` when they do not."""
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
