@@ -21,14 +21,12 @@ from transformers import AttentionInterface
 
 from tandem_serve.engine.device import to_device
 from tandem_serve.engine.gathered import Gathered, Group, gather, lots
-from tandem_serve.engine.kv_cache import KvLayout, KvMemory, SequenceKv
+from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
 
 NAME = "tandem_packed"
 # Numbers of keys in a layer up to which waking a second thread costs more than it gives: measured, one token on two
 # CPUs: 17 instead of 27 microseconds for 26,000 numbers, 226 instead of 246 for 500,000.
 _OF_ONE_THREAD = 2**19
-_LONG_BYTES = 1 << 20
-"""Keys and values in a layer from which on two products over a copy are faster than torch's attention in bfloat16."""
 
 
 class UnknownRuleError(Exception):
@@ -77,7 +75,7 @@ class PackedBatch:
 def attends_as_gpu(device: torch.device) -> bool:
     """Whether all sequences that get one token attend in one call of torch's attention.
 
-    On a CPU those of like length do, by two products: see `gathered.lots`.
+    On a CPU short ones of like length do: see `gathered.lots`.
     """
     return device.type != "cpu"
 
@@ -94,21 +92,13 @@ def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]], *, as_gpu: 
     groups, alone = [], []
     stops = [span.stop for span in spans[:singles]]
     for lot in ([list(range(singles))] if singles else []) if as_gpu else lots(memory, stops):
-        if as_gpu or not _best_alone(memory.layout, [stops[place] for place in lot]):
+        if as_gpu or len(lot) > 1:
             places = None if len(lot) == singles else torch.tensor(lot)
             groups.append(Group(places, gather(memory, [(spans[place].kv, stops[place]) for place in lot])))
         else:
             alone += lot
     where = to_device(np.array(rows, dtype=np.int64), memory.layout.device)
     return PackedBatch(memory, spans, singles, where, as_gpu, tuple(groups), tuple(alone))
-
-
-def _best_alone(layout: KvLayout, stops: list[int]) -> bool:
-    """Whether reading KV where it is, one sequence after the other, is faster on a CPU: measured."""
-    if layout.dtype is torch.float16:
-        return True
-    bytes_read = layout.bytes_per_token // layout.layers * stops[0]
-    return len(stops) == 1 and (layout.dtype is torch.float32 or bytes_read < _LONG_BYTES)
 
 
 def packed_attention(
@@ -186,10 +176,10 @@ def _singles(query: Tensor, packed: PackedBatch, rules: _Rules) -> Tensor:
     kv_heads, group, count, head_dim = query.shape
     first = query.permute(2, 0, 1, 3)
     if len(packed.groups) == 1 and not packed.alone:
-        return _group(first, packed.groups[0].gathered, rules, as_gpu=packed.as_gpu).reshape(count, -1, head_dim)
+        return _group(first, packed.groups[0].gathered, rules).reshape(count, -1, head_dim)
     out = torch.empty_like(first, memory_format=torch.contiguous_format)
     for lot in packed.groups:
-        out[lot.places] = _group(first[lot.places], lot.gathered, rules, as_gpu=packed.as_gpu)
+        out[lot.places] = _group(first[lot.places], lot.gathered, rules)
     for place in packed.alone:
         out[place] = _single(first[place], packed.spans[place], rules)
     return out.view(count, kv_heads * group, head_dim)
@@ -203,19 +193,13 @@ def _single(query: Tensor, span: Span, rules: _Rules) -> Tensor:
     return F.scaled_dot_product_attention(query.unsqueeze(0), keys, values, scale=rules.scaling)[0]
 
 
-def _group(query: Tensor, gathered: Gathered, rules: _Rules, *, as_gpu: bool) -> Tensor:
+def _group(query: Tensor, gathered: Gathered, rules: _Rules) -> Tensor:
     """Spans of one token, query [spans, kv_heads, group, head_dim] -> the same."""
     keys, values = gathered.read(rules.layer, rules.window)
-    if as_gpu or not rules.plain:
-        mask = gathered.seen(rules.window).mask[:, None, None]
-        if not rules.plain:
-            return _special(query, keys, values, mask, rules)
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=rules.scaling)
-    group, head_dim = query.shape[2:]
-    scaling = head_dim**-0.5 if rules.scaling is None else rules.scaling
-    of_heads = query.reshape(-1, group, head_dim)
-    scores = torch.baddbmm(gathered.added(rules.window), of_heads, keys.flatten(0, 1).transpose(1, 2), alpha=scaling)
-    return torch.bmm(scores.softmax(-1), values.flatten(0, 1)).view(query.shape)
+    seen = gathered.seen(rules.window)
+    if not rules.plain:
+        return _special(query, keys, values, seen.mask, rules)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=seen.added, scale=rules.scaling)
 
 
 def _chunk(query: Tensor, span: Span, rules: _Rules, *, as_gpu: bool) -> Tensor:

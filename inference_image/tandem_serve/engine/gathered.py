@@ -15,8 +15,10 @@ from tandem_serve.engine.device import to_device
 from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
 
 _COPIED = 4 << 20
-"""Bytes of one layer that are copied at once on a CPU: they stay in its cache. Measured with 100 to 4,000 tokens."""
+"""Bytes of one layer that are copied at once on a CPU: they stay in its cache. Measured with 100 to 1,000 tokens."""
 _FEW_BLOCKS = 16  # of the longest: filling up shorter ones costs less than another call
+_LONG = 2**17
+"""Numbers of a sequence's keys in a layer from which on a call of its own costs no more than the copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,9 @@ class Seen:
     blocks: Tensor
     """Which of `KvMemory.whole`: keys, then values, of each span's heads; [2 * spans * kv_heads * blocks]."""
     mask: Tensor
-    """Which of their tokens are seen: [spans, tokens]."""
+    """Which of their tokens are seen: [spans, 1, 1, tokens]."""
+    added: Tensor
+    """The same to add to scores: 0 or minus infinity, in the number type of the KV."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,6 @@ class Gathered:
     """Position after the last token of each: [spans]."""
     _seen: dict[int | None, Seen] = field(default_factory=dict)
     """By sliding window, made when the first layer asks."""
-    _added: dict[int | None, Tensor] = field(default_factory=dict)
-    """The same."""
 
     def seen(self, window: int | None) -> Seen:
         """What is seen of the last `window` tokens, of all where it is None."""
@@ -56,15 +58,6 @@ class Gathered:
         keys, values = copied.view(2, len(self.stops), layout.kv_heads, -1, layout.head_dim).unbind(0)
         return keys, values
 
-    def added(self, window: int | None) -> Tensor:
-        """What to add to scores: 0, or minus infinity for what is not seen; [spans * kv_heads, 1, tokens]."""
-        if window not in self._added:
-            layout, hidden = self.memory.layout, ~self.seen(window).mask
-            of_spans = torch.zeros(hidden.shape, dtype=layout.dtype, device=hidden.device)
-            of_spans.masked_fill_(hidden, float("-inf"))
-            self._added[window] = of_spans.repeat_interleave(layout.kv_heads, dim=0)[:, None]
-        return self._added[window]
-
     def _look(self, window: int | None) -> Seen:
         device, count = self.blocks.device, self.blocks.shape[1]
         blocks, stops = self.blocks, self.stops[:, None]
@@ -78,8 +71,12 @@ class Gathered:
         mask = places < stops
         if window is not None:
             mask &= places >= stops - window
+        mask = mask[:, None, None]
+        added = torch.zeros(mask.shape, dtype=self.memory.layout.dtype, device=device).masked_fill_(
+            ~mask, float("-inf")
+        )
         of_heads = self.memory.first_of_heads[:, None, :, None] + blocks[None, :, None, :]
-        return Seen(of_heads.flatten(), mask)
+        return Seen(of_heads.flatten(), mask, added)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +105,16 @@ def fill_line(line: NDArray[np.int64], kv: SequenceKv, stop: int) -> None:
 
 
 def lots(memory: KvMemory, stops: Sequence[int]) -> list[list[int]]:
-    """Which spans attend together on a CPU: of like length, and no more than the cache takes. A lot of one: alone.
-
-    Measured in bfloat16 on one thread, 8 of 100 tokens: 115 instead of 246 microseconds, one of 4,000 tokens: 454
-    instead of 722; in float32 8 of 100: 154 instead of 280, one of 1,000: 162 instead of 107.
-    """
-    block_bytes = memory.layout.bytes_per_token // memory.layout.layers * BLOCK_TOKENS
-    most = max(1, _COPIED // block_bytes)
+    """Which spans attend together on a CPU: short ones of like length, and no more than the cache takes. One: alone."""
+    layout = memory.layout
+    most = max(1, _COPIED // (layout.bytes_per_token // layout.layers * BLOCK_TOKENS))
     found: list[list[int]] = []
     longest = 0
     for place in sorted(range(len(stops)), key=lambda place: stops[place], reverse=True):
         count = blocks_for(stops[place])
+        short = longest * BLOCK_TOKENS * layout.kv_heads * layout.head_dim <= _LONG
         alike = 2 * count >= longest or longest <= _FEW_BLOCKS
-        if found and alike and (len(found[-1]) + 1) * longest <= most:
+        if found and short and alike and (len(found[-1]) + 1) * longest <= most:
             found[-1].append(place)
         else:
             found.append([place])

@@ -25,8 +25,11 @@ from tandem_serve.problems import load_error
 _LENGTHS = (11, 5)
 # Of each sequence: start and count. The last step gives one token to both, which then attend together.
 _STEPS: tuple[tuple[tuple[int, int] | None, ...], ...] = (((0, 4), None), ((4, 6), (0, 4)), ((10, 1), (4, 1)))
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
-"""How far logits may be from those of the model, in standard deviations."""
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 6e-2, torch.bfloat16: 5e-1}
+"""How far logits may be from those of the model, in standard deviations.
+
+Rounding in another order gave 0.11 in bfloat16 for a random model of 8 layers; unrelated logits differ by 5.
+"""
 
 
 def check(model: PreTrainedModel, layout: KvLayout, *, threads: Callable[[int], int] | None = None) -> ModelRunner:

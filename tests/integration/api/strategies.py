@@ -68,6 +68,15 @@ _BY_TYPE = {
 }
 
 
+def changed(document: dict[str, Any], schema: Schema) -> st.SearchStrategy[Any]:
+    """`document` with one of its fields left out or drawn anew, or with one more: random ones seldom obey all rules."""
+    fields = st.one_of(
+        *(st.tuples(st.just(name), documents(child)) for name, child in schema["properties"].items()),
+        st.sampled_from(sorted(document)).map(lambda name: (name, None)),
+    )
+    return fields.map(lambda field: {k: v for k, v in {**document, field[0]: field[1]}.items() if v is not None})
+
+
 def faults(document: Any, schema: Schema) -> Iterator[tuple[str, Any]]:
     """Every way to spoil one node of `document`, as (what was done, the spoilt document)."""
     for path, node_schema in _nodes(document, schema, ()):
