@@ -130,7 +130,7 @@ class Workspace:
         return self.get("modeldeployment", name)
 
     def wait_settled(self, name: str, timeout: float = 120) -> Object:
-        """Waits until it is Ready, nothing progresses and no pod of an older state is left."""
+        """Waits until it is Ready, nothing progresses, and its pods are ready and none of an older state."""
 
         def settled() -> bool:
             found = self.get("modeldeployment", name)
@@ -140,7 +140,9 @@ class Workspace:
             workers = [
                 pod for pod in self.list("pods", f"tandem.dev/deployment={name}") if "tandem.dev/role" in labels(pod)
             ]
-            return len(workers) == wanted
+            # The status lags behind a pod that was killed a moment ago.
+            ready = [pod for pod in workers if condition_of(pod, "Ready").get("status") == "True"]
+            return len(workers) == len(ready) == wanted
 
         self.wait_ready(name, timeout)
         self.wait_until(settled, f"the rollout of {name} ends", timeout)
