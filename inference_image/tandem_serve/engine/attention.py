@@ -67,7 +67,7 @@ class PackedBatch:
     groups: tuple[Group, ...]
     """The spans of one token that attend together."""
     alone: tuple[int, ...]
-    """The other spans of one token."""
+    """The other spans of one token, in their order."""
     windows: dict[int, int | None] = field(default_factory=dict)
     """By layer: the sliding window that the model asked for."""
 
@@ -98,7 +98,7 @@ def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]], *, as_gpu: 
         else:
             alone += lot
     where = to_device(np.array(rows, dtype=np.int64), memory.layout.device)
-    return PackedBatch(memory, spans, singles, where, as_gpu, tuple(groups), tuple(alone))
+    return PackedBatch(memory, spans, singles, where, as_gpu, tuple(groups), tuple(sorted(alone)))
 
 
 def packed_attention(
@@ -177,6 +177,9 @@ def _singles(query: Tensor, packed: PackedBatch, rules: _Rules) -> Tensor:
     first = query.permute(2, 0, 1, 3)
     if len(packed.groups) == 1 and not packed.alone:
         return _group(first, packed.groups[0].gathered, rules).reshape(count, -1, head_dim)
+    if not packed.groups:
+        attended = [_single(first[place], packed.spans[place], rules) for place in packed.alone]
+        return torch.stack(attended).view(count, kv_heads * group, head_dim)
     out = torch.empty_like(first, memory_format=torch.contiguous_format)
     for lot in packed.groups:
         out[lot.places] = _group(first[lot.places], lot.gathered, rules)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from tandem_serve.backend import build_core
 from tandem_serve.engine.loader import LoadedModel
@@ -20,14 +19,6 @@ NEW_TOKENS = 24
 def prompts() -> list[list[int]]:
     generator = torch.Generator().manual_seed(7)
     return [torch.randint(2, tiny.VOCABULARY, (length,), generator=generator).tolist() for length in LENGTHS]
-
-
-def reference(directory: Path, prompt: list[int]) -> list[int]:
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    model.generation_config.eos_token_id = None
-    ids = torch.tensor([prompt])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False)
-    return out[0, len(prompt) :].tolist()
 
 
 def generate(model: LoadedModel, *, token_budget: int, max_running: int) -> list[list[int]]:
@@ -50,6 +41,6 @@ def test_greedy_equals_generate(
     request: pytest.FixtureRequest, family: str, token_budget: int, max_running: int
 ) -> None:
     directory: Path = request.getfixturevalue(f"{family}_dir")
-    expected = [reference(directory, prompt) for prompt in prompts()]
+    expected = tiny.generated(directory, prompts(), new_tokens=NEW_TOKENS)
     assert len({token for out in expected for token in out}) > 50, "the reference is too uniform to prove anything"
     assert generate(request.getfixturevalue(family), token_budget=token_budget, max_running=max_running) == expected

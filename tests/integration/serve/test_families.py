@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from tandem_serve.backend import build_core
 from tandem_serve.engine.blocks import BLOCK_TOKENS
@@ -28,14 +27,7 @@ def prompts() -> list[list[int]]:
 
 
 def reference(directory: Path) -> list[list[int]]:
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    model.generation_config.eos_token_id = None
-    out = []
-    for prompt in prompts():
-        ids = torch.tensor([prompt])
-        full = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False)
-        out.append(full[0, len(prompt) :].tolist())
-    return out
+    return tiny.generated(directory, prompts(), new_tokens=NEW_TOKENS)
 
 
 def answers(model: LoadedModel, recorder: Recorder | None = None) -> list[list[int]]:

@@ -15,7 +15,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
 
 from tandem_serve.engine.loader import LoadedModel
 from tandem_serve.engine.runner import ModelRunner
@@ -39,14 +38,7 @@ def prompts() -> list[list[int]]:
 @pytest.fixture(scope="module")
 def generated(llama_dir: Path) -> list[list[int]]:
     """What `generate()` continues each prompt with."""
-    model = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
-    model.generation_config.eos_token_id = None
-    out = []
-    for prompt in prompts():
-        ids = torch.tensor([prompt])
-        full = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=MOST_NEW, do_sample=False)
-        out.append(full[0, len(prompt) :].tolist())
-    return out
+    return tiny.generated(llama_dir, prompts(), new_tokens=MOST_NEW)
 
 
 class Paced(ModelRunner):

@@ -128,13 +128,7 @@ def test_min_tokens_puts_the_end_off(llama: LoadedModel, clock: Clock) -> None:
 def test_a_repetition_penalty_is_that_of_generate(llama: LoadedModel, llama_dir: Path, clock: Clock) -> None:
     engine = core(llama, clock)
     engine.add(request(repetition_penalty=1.8))
-    model = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
-    model.generation_config.eos_token_id = None
-    ids = torch.tensor([PROMPT])
-    out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, repetition_penalty=1.8
-    )
-    expected = out[0, len(PROMPT) :].tolist()
+    (expected,) = tiny.generated(llama_dir, [PROMPT], new_tokens=12, repetition_penalty=1.8)
     assert expected != greedy(llama, clock)
     assert tokens(run(engine)[0]) == expected
 

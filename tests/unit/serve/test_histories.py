@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
 
 from tandem_serve.backend import build_core
 from tandem_serve.engine.core import EngineCore
@@ -44,14 +43,7 @@ def texts() -> list[tuple[int, ...]]:
 @pytest.fixture(scope="module")
 def expected(llama_dir: Path) -> list[list[int]]:
     """What `generate()` continues each prompt with."""
-    model = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
-    model.generation_config.eos_token_id = None
-    out = []
-    for prompt in texts():
-        ids = torch.tensor([prompt])
-        full = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=MOST_NEW, do_sample=False)
-        out.append(full[0, len(prompt) :].tolist())
-    return out
+    return tiny.generated(llama_dir, texts(), new_tokens=MOST_NEW)
 
 
 @pytest.fixture(scope="module")

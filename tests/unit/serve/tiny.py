@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,19 @@ def settings(model: Path, *, generation: dict[str, Any] | None = None, **changes
     config = ServeConfig(ConfigFile.model_validate({"GENERATION": generation or {}}))
     known: dict[str, Any] = {"served_name": "tiny", "role": "agg", "host": "127.0.0.1", "port": 0, "max_num_seqs": 8}
     return Settings(model=str(model), config=config, **known | {"kv_cache_tokens": 8192} | changes)
+
+
+def generated(
+    directory: Path, prompts: Iterable[Sequence[int]], *, new_tokens: int, **options: float
+) -> list[list[int]]:
+    """What transformers' own `generate()` continues each prompt with, in float32, the likeliest token each time."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    out = []
+    for prompt in prompts:
+        ids = torch.tensor([list(prompt)])
+        full = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, **options
+        )
+        out.append(full[0, len(prompt) :].tolist())
+    return out
