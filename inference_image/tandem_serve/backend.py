@@ -12,6 +12,7 @@ import aiohttp
 
 from tandem_serve.engine import decode_graphs
 from tandem_serve.engine import device as devices
+from tandem_serve.engine.beside import Beside, BesideThread
 from tandem_serve.engine.client import EngineClient
 from tandem_serve.engine.core import EngineCore
 from tandem_serve.engine.cuda_recorder import recorder_for
@@ -64,7 +65,8 @@ def start_engine(
     model = load(load_options(settings, directory), progress)
     with progress.step("ready"):
         recorder = recorder_for(model.device) if settings.cuda_graphs else None
-        core = build_core(settings, model, recorder=recorder)
+        beside = None if model.beside is None else (BesideThread(), model.beside)
+        core = build_core(settings, model, recorder=recorder, beside=beside)
         thread = EngineThread(core.engine, sink=sink, clock=time.monotonic)
         thread.start()
     return Engine(core=core, thread=thread)
@@ -88,10 +90,11 @@ def build_core(
     *,
     clock: Callable[[], float] = time.monotonic,
     recorder: Recorder | None = None,
+    beside: tuple[Beside, Runner] | None = None,
 ) -> Core:
     """An engine for a loaded model, whose decode steps are recorded if there is a `recorder`.
 
-    Raises `StartError` when there is no memory for KV.
+    `beside`: see `EngineCore`. Raises `StartError` when there is no memory for KV.
     """
     memory, runner = _memory_and_runner(settings, model, recorder)
     codec = TextCodec(model.tokenizer, vocab_size=model.vocab_size)
@@ -107,6 +110,7 @@ def build_core(
         decode_special=codec.decoder(skip_special=False),
         eos_ids=model.eos_ids,
         clock=clock,
+        beside=beside,
     )
     facts = ModelFacts(
         model_type=model.model_type,

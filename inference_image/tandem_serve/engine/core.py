@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from tandem_serve.engine import prompt_logprobs, sampling
+from tandem_serve.engine.beside import Begun, Beside
 from tandem_serve.engine.blocks import BLOCK_TOKENS, BlockPool
+from tandem_serve.engine.choosing import Choice, NoChoice, choose
 from tandem_serve.engine.decoder import TextDecoder
 from tandem_serve.engine.detokenizer import Decode
 from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
@@ -28,21 +29,8 @@ if TYPE_CHECKING:
     from tandem_serve.engine.transfer.wire import KvPart
 
 log = logging.getLogger(__name__)
-_RULED_OUT = (
-    "no token is left to choose: stop_token_ids with min_tokens, logit_bias or the penalties rule out all of them"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    token: int
-    logprobs: tuple[TokenLogprob, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _NoChoice:
-    reason: FinishReason
-    message: str
+_BESIDE_TOKENS = 256
+"""Of prompts at once beside running sequences: a prompt that comes meanwhile waits for some 70 ms (58 M parameters)."""
 
 
 class EngineCore:
@@ -58,7 +46,9 @@ class EngineCore:
         decode_special: Decode,
         eos_ids: frozenset[int],
         clock: Callable[[], float],
+        beside: tuple[Beside, Runner] | None = None,
     ) -> None:
+        """`beside`: where and by which runner prompts are computed while others get tokens. None: in the same steps."""
         self.runner = runner
         self.scheduler = Scheduler(limits=limits, blocks=BlockPool(memory.blocks))
         self.stats = EngineStats(kv_capacity_tokens=memory.blocks * BLOCK_TOKENS, kv_block_tokens=BLOCK_TOKENS)
@@ -68,6 +58,8 @@ class EngineCore:
         self._decode_special = decode_special
         self._eos_ids = eos_ids
         self._clock = clock
+        self._beside = beside
+        self._begun: Begun | None = None
 
     # ---- commands -------------------------------------------------------------------------------------------------
     def add(self, request: SequenceRequest) -> None:
@@ -111,7 +103,7 @@ class EngineCore:
 
     def release(self, kv: SequenceKv) -> None:
         """Frees KV that outlived its sequence (`keep_kv`)."""
-        self.scheduler.blocks.release(kv.blocks)
+        self._free(kv.blocks)
 
     # ---- iteration ------------------------------------------------------------------------------------------------
     def step(self) -> tuple[list[Update], bool]:
@@ -121,21 +113,27 @@ class EngineCore:
             Update(seq_id=sequence.seq_id, started=True, pull_from=sequence.pull_from)
             for sequence in self.scheduler.admit()
         ]
-        plan = self.scheduler.plan(prefill_room=self._pace.room())
-        if plan:
-            try:
-                updates += self._run(plan)
-            except Exception as error:
-                requests = sorted({chunk.sequence.request.request_id for chunk in plan})
-                log.exception("a step failed; its sequences end", extra={"request_ids": requests})
-                message = f"the model failed: {type(error).__name__}"
-                updates += [
-                    self._end(chunk.sequence, FinishReason.ERROR, message=message)
-                    for chunk in plan
-                    if chunk.sequence.stage is not Stage.DONE
-                ]
+        updates += self._ended_beside(wait=False)
+        decoding = self.scheduler.decoding() if self._beside is not None else ()
+        if decoding:
+            self._begin_beside()
+            updates += self._run(decoding)
+            ran = True
+        elif self._begun is not None:
+            updates += self._ended_beside(wait=True)
+            ran = True
+        else:
+            plan = self.scheduler.plan(prefill_room=self._pace.room())
+            updates += self._run(plan)
+            ran = bool(plan)
         self._measure()
-        return updates, bool(plan)
+        return updates, ran
+
+    @property
+    def beside_since(self) -> float | None:
+        """When the step began that runs beside, if one does. May be read by any thread."""
+        begun = self._begun
+        return None if begun is None else begun.since
 
     def next_deadline(self) -> float | None:
         """The earliest deadline of what is queued or runs."""
@@ -154,34 +152,81 @@ class EngineCore:
             if sequence.request.deadline is not None and sequence.request.deadline <= now
         ]
 
-    def _run(self, plan: tuple[Chunk, ...]) -> list[Update]:
-        rows: list[int] = []
-        wanted: list[tuple[Chunk, int, int]] = []
-        begin = 0
+    def _begin_beside(self) -> None:
+        """Has prompts that wait computed beside, unless some are."""
+        if self._beside is None or self._begun is not None:
+            return
+        plan = self.scheduler.prefill(min(_BESIDE_TOKENS, self.scheduler.limits.token_budget))
+        if not plan:
+            return
+        beside, runner = self._beside
+        # Views of the blocks are made here: only this thread touches sequences.
         for chunk in plan:
-            prompt_rows = prompt_logprobs.rows(chunk, begin)
-            wanted.append((chunk, len(rows), len(prompt_rows)))
-            rows += prompt_rows
-            begin += chunk.count
-            if chunk.samples:
-                rows.append(begin - 1)
+            kv_of(chunk.sequence, self._memory)
+            chunk.sequence.stage = Stage.BESIDE
+        rows = _rows(plan)
+        logits = beside.start(lambda: runner.forward(plan, rows, self._memory))
+        self._begun = Begun(plan, logits, since=self._clock())
+
+    def _ended_beside(self, *, wait: bool) -> list[Update]:
+        """What has come of the step beside; with `wait` it is waited for."""
+        begun = self._begun
+        if begun is None or not (wait or begun.logits.done()):
+            return []
+        try:
+            logits = begun.logits.result()
+            for chunk in begun.plan:
+                if chunk.sequence.stage is Stage.BESIDE:
+                    chunk.sequence.stage = Stage.RUNNING
+            return self._take(begun.plan, logits)
+        except Exception as error:
+            return self._failed(begun.plan, error)
+        finally:
+            self._begun = None
+            for blocks in begun.freed:
+                self.scheduler.blocks.release(blocks)
+
+    def _run(self, plan: tuple[Chunk, ...]) -> list[Update]:
+        """One step on this thread."""
+        if not plan:
+            return []
         began = self._clock()
-        logits = self.runner.forward(plan, rows, self._memory)
+        try:
+            return self._take(plan, self.runner.forward(plan, _rows(plan), self._memory), began=began)
+        except Exception as error:
+            return self._failed(plan, error)
+
+    def _failed(self, plan: tuple[Chunk, ...], error: Exception) -> list[Update]:
+        requests = sorted({chunk.sequence.request.request_id for chunk in plan})
+        log.error("a step failed; its sequences end", extra={"request_ids": requests}, exc_info=error)
+        message = f"the model failed: {type(error).__name__}"
+        return [
+            self._end(chunk.sequence, FinishReason.ERROR, message=message)
+            for chunk in plan
+            if chunk.sequence.stage is not Stage.DONE
+        ]
+
+    def _take(self, plan: tuple[Chunk, ...], logits: torch.Tensor, *, began: float | None = None) -> list[Update]:
+        """Takes over what a step has computed, for those that have not ended meanwhile."""
         sampled_rows, sequences = [], []
-        for chunk, first, count in wanted:
-            sequence = chunk.sequence
+        row = 0
+        for chunk in plan:
+            sequence, first = chunk.sequence, row
+            row += len(prompt_logprobs.rows(chunk, 0)) + chunk.samples
             self.stats.prompt_tokens_computed += max(
                 0, min(chunk.start + chunk.count, sequence.prompt_len) - chunk.start
             )
+            if sequence.stage is Stage.DONE:
+                continue
             self.scheduler.computed(chunk)
-            prompt_logprobs.collect(chunk, logits[first : first + count])
+            prompt_logprobs.collect(chunk, logits[first : row - chunk.samples])
             if chunk.samples:
-                sampled_rows.append(first + count)
+                sampled_rows.append(row - 1)
                 sequences.append(sequence)
         self.stats.steps += 1
         self.stats.batch_sizes[len(plan)] = self.stats.batch_sizes.get(len(plan), 0) + 1
-        chosen = self._choose(logits if len(sampled_rows) == len(rows) else logits[sampled_rows], sequences)
-        if sequences or self.runner.device.type == "cpu":  # else the step has been started only
+        chosen = choose(logits if len(sampled_rows) == row else logits[sampled_rows], sequences)
+        if began is not None and (sequences or self.runner.device.type == "cpu"):  # else the step has been started only
             self._learn(plan, self._clock() - began)
         updates = [self._commit_safely(sequence, choice) for sequence, choice in zip(sequences, chosen, strict=True)]
         return updates + [
@@ -195,57 +240,10 @@ class EngineCore:
         decoding = sum(chunk.count == 1 for chunk in plan)
         self._pace.learn(decoding=decoding, prompt_tokens=prompt_tokens, seconds=seconds)
 
-    @torch.inference_mode()
-    def _choose(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[_Choice | _NoChoice]:
-        """The next token of each sequence, with its log probability where that is wanted."""
-        if not sequences:
-            return []
-        params = [sequence.request.sampling for sequence in sequences]
-        own, failed = self._change(logits, sequences)
-        tokens = sampling.sample(logits, params, [sequence.generator for sequence in sequences])
-        asked = [(row, param.logprobs) for row, param in enumerate(params) if param.logprobs is not None]
-        found = sampling.token_logprobs(
-            [own.get(row, logits[row]) for row, _ in asked],
-            tokens=[tokens[row] for row, _ in asked],
-            alternatives=[count for _, count in asked],
-        )
-        of_row = {row: (logprob,) for (row, _), logprob in zip(asked, found, strict=True)}
-        return [failed.get(row) or _Choice(token, of_row.get(row, ())) for row, token in enumerate(tokens)]
-
-    def _change(
-        self, logits: torch.Tensor, sequences: list[Sequence]
-    ) -> tuple[dict[int, torch.Tensor], dict[int, _NoChoice]]:
-        """Turns the model's logits, in place, into those that tokens are chosen by.
-
-        Returns the model's own rows where they are still wanted (reported log probabilities stay those of the model),
-        and the rows without a choice, whose logits then mean nothing: what one request asks for never ends others.
-        """
-        own: dict[int, torch.Tensor] = {}
-        failed: dict[int, _NoChoice] = {}
-        changed = []
-        for row, sequence in enumerate(sequences):
-            param, grammar = sequence.request.sampling, sequence.grammar
-            too_early = sequence.generated < param.min_tokens
-            if not too_early and not param.changes_logits and grammar is None:
-                continue
-            if param.logprobs is not None:
-                own[row] = logits[row].clone()
-            changed.append(row)
-            try:
-                _change_row(logits[row], sequence, ends=sequence.ends if too_early else [])
-            except Exception as error:
-                log.exception("a sequence's logits failed; it ends", extra={"request_id": sequence.request.request_id})
-                failed[row] = _NoChoice(FinishReason.ERROR, f"the engine failed: {type(error).__name__}")
-        for row in sampling.impossible(logits, changed):
-            failed.setdefault(row, _NoChoice(FinishReason.IMPOSSIBLE, _RULED_OUT))
-        for row in failed:
-            logits[row] = 0.0
-        return own, failed
-
-    def _commit_safely(self, sequence: Sequence, choice: _Choice | _NoChoice) -> Update:
+    def _commit_safely(self, sequence: Sequence, choice: Choice | NoChoice) -> Update:
         """A failure with one sequence ends that one only."""
         try:
-            if isinstance(choice, _NoChoice):
+            if isinstance(choice, NoChoice):
                 return self._end(sequence, choice.reason, message=choice.message)
             return self._commit(sequence, choice.token, choice.logprobs)
         except Exception as error:
@@ -283,8 +281,11 @@ class EngineCore:
     def _end(self, sequence: Sequence, reason: FinishReason, *, message: str | None = None, **news: object) -> Update:
         """Takes the sequence out, and its memory with it unless that is handed over: somebody may be reading it."""
         keep = sequence.request.keep_kv is not None and sequence.stage is not Stage.WAITING
+        beside = sequence.stage is Stage.BESIDE
         kv = (sequence.kv or self._memory.view(sequence.blocks)) if keep else None
-        self.scheduler.remove(sequence, keep_kv=keep)
+        self.scheduler.remove(sequence, keep_kv=keep or beside)
+        if beside and not keep:
+            self._free(tuple(sequence.blocks))
         self.stats.finished[reason] = self.stats.finished.get(reason, 0) + 1
         self._measure()
         log.debug(
@@ -298,6 +299,13 @@ class EngineCore:
         )
         return Update(seq_id=sequence.seq_id, finish=Finish(reason=reason, message=message, kv=kv), **news)  # type: ignore[arg-type]
 
+    def _free(self, blocks: tuple[int, ...]) -> None:
+        """Releases memory, or has it released when the step that runs beside no longer uses it."""
+        if self._begun is not None and self._begun.uses(blocks):
+            self._begun.freed.append(blocks)
+        else:
+            self.scheduler.blocks.release(blocks)
+
     def _measure(self) -> None:
         self.stats.running = len(self.scheduler.running)
         self.stats.waiting = len(self.scheduler.waiting)
@@ -305,13 +313,13 @@ class EngineCore:
         self.stats.prompt_tokens_reused = self.scheduler.reused_tokens
 
 
-def _change_row(logits: torch.Tensor, sequence: Sequence, *, ends: list[int]) -> None:
-    """Turns one row of the model's logits, in place, into those that its token is chosen by; `ends` are ruled out."""
-    param, grammar = sequence.request.sampling, sequence.grammar
-    if param.changes_logits:
-        prompt, generated = sequence.tokens[: sequence.prompt_len], sequence.tokens[sequence.prompt_len :]
-        sampling.change_logits(logits, param, sequence.biases, prompt=prompt, generated=generated)
-    if grammar is not None:
-        sampling.forbid_where(logits, grammar.forbidden(ends))
-    else:
-        sampling.forbid(logits, ends)
+def _rows(plan: tuple[Chunk, ...]) -> list[int]:
+    """The places of a step whose logits are wanted: of prompt tokens that are asked about, and of last ones."""
+    rows: list[int] = []
+    begin = 0
+    for chunk in plan:
+        rows += prompt_logprobs.rows(chunk, begin)
+        begin += chunk.count
+        if chunk.samples:
+            rows.append(begin - 1)
+    return rows

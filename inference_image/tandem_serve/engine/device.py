@@ -45,8 +45,11 @@ def to_device(numbers: NDArray[np.int64 | np.float64], device: torch.device) -> 
 
 
 def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs this process may use: its affinity, limited by the cgroup's quota (v2 or v1), at least 1."""
+    """CPUs this process may use: its affinity, limited by OMP_THREAD_LIMIT and its cgroup (v2 or v1), at least 1."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_THREAD_LIMIT", "")
+    if limit.isdigit() and int(limit) > 0:
+        available = min(available, int(limit))
     quota = _quota_v2(cgroup / "cpu.max") or _quota_v1(cgroup / "cpu")
     return available if quota is None else max(1, min(available, math.ceil(quota)))
 
@@ -72,6 +75,12 @@ def threads_for(parameters: int, cpus: int, tokens: int = 1) -> int:
     """Threads for a step of a model: splitting little work costs more than it gives."""
     many = parameters * max(1, tokens // _TOKENS_PER_THREAD) // _PARAMETERS_PER_THREAD
     return max(1, min(cpus, many))
+
+
+def leaves_idle(device: torch.device, parameters: int, cpus: int) -> bool:
+    """Whether steps of running sequences run on one thread by our own choice, and there are more CPUs."""
+    chosen = os.environ.get("OMP_NUM_THREADS")
+    return device.type == "cpu" and cpus > 1 and not chosen and threads_for(parameters, cpus) == 1
 
 
 def set_threads(count: int) -> None:

@@ -47,6 +47,8 @@ class LoadedModel:
     """A model ready to generate, and what others need to know of it."""
 
     runner: ModelRunner
+    beside: ModelRunner | None
+    """Runs prompts on the CPUs that a step of running sequences leaves idle, if it leaves any."""
     tokenizer: Any
     model_type: str
     vocab_size: int
@@ -90,9 +92,13 @@ def load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
             weight_bytes -= _quantise(model, checkpoint, progress)
         layout = support.kv_layout(config, dtype=dtype, device=device)
         runner = selfcheck.check(model, layout, threads=threads)
+        beside = None
+        if devices.leaves_idle(device, parameter_count, cpus):
+            beside = ModelRunner(model, threads=partial(devices.threads_for, parameter_count, cpus - 1))
         digest = checkpoint.digest(quantization=options.quantization)
     return LoadedModel(
         runner=runner,
+        beside=beside,
         tokenizer=tokenizer,
         model_type=config.model_type,
         vocab_size=config.get_text_config(decoder=True).vocab_size,

@@ -83,21 +83,33 @@ class Scheduler:
     def plan(self, *, prefill_room: int | None = None) -> tuple[Chunk, ...]:
         """The next step: decoding sequences first, then prefill chunks while the budget lasts.
 
-        `prefill_room` limits the prefill tokens beside decoding sequences. The sequence that came first gets at least
-        half of the room, so none waits for ever; the rest goes to those with the least left, so short prompts need
-        not wait for long ones.
+        `prefill_room` limits the prefill tokens beside decoding sequences.
         """
-        ready = [sequence for sequence in self.running if sequence.stage is Stage.RUNNING]
-        for sequence in ready:
-            self._reuse_more(sequence)
-        chunks = [Chunk(sequence, sequence.computed, 1, True) for sequence in ready if sequence.remaining == 1]
+        chunks = list(self.decoding())
         room = self.limits.token_budget - len(chunks)
         if chunks and prefill_room is not None:
             room = min(room, prefill_room)
-        prefill = [sequence for sequence in ready if sequence.remaining > 1]
-        chunks += self._prefill(prefill, room)
+        chunks += self.prefill(room)
         chunks.sort(key=lambda chunk: chunk.count > 1)  # stable: a prefill chunk of one token joins the single ones
         return tuple(chunks)
+
+    def decoding(self) -> tuple[Chunk, ...]:
+        """One token for each sequence that lacks no other."""
+        return tuple(Chunk(one, one.computed, 1, True) for one in self._ready() if one.remaining == 1)
+
+    def prefill(self, room: int) -> tuple[Chunk, ...]:
+        """At most `room` tokens of prompts.
+
+        The sequence that came first gets at least half of the room, so none waits for ever; the rest goes to those with
+        the least left, so short prompts need not wait for long ones.
+        """
+        return tuple(self._prefill([sequence for sequence in self._ready() if sequence.remaining > 1], room))
+
+    def _ready(self) -> list[Sequence]:
+        ready = [sequence for sequence in self.running if sequence.stage is Stage.RUNNING]
+        for sequence in ready:
+            self._reuse_more(sequence)
+        return ready
 
     def computed(self, chunk: Chunk) -> None:
         """The chunk's KV is in memory: from now on others may find its full blocks."""
@@ -183,7 +195,8 @@ class Scheduler:
         """Of sequences whose next block is the same only the first one computes it; the others then find it."""
         if not self.limits.prefix_reuse:
             return sequences
-        claimed: set[bytes] = set()
+        beside = [one for one in self.running if one.stage is Stage.BESIDE]
+        claimed = {one.digest(block) for one in beside if (block := one.computed // BLOCK_TOKENS) < one.reusable}
         chosen = []
         for sequence in sequences:
             block = sequence.computed // BLOCK_TOKENS

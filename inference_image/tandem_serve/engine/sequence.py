@@ -21,6 +21,7 @@ class Stage(Enum):
     WAITING = auto()
     PULLING = auto()  # memory reserved; its KV is on the way from a prefill worker
     RUNNING = auto()
+    BESIDE = auto()  # a chunk of it is computed beside the steps
     DONE = auto()
 
 

@@ -68,11 +68,11 @@ class EngineThread:
         self._thread.join(timeout)
 
     def stuck_for(self) -> float:
-        """Seconds since the current step began; 0 while waiting. Infinite when the thread died."""
+        """Seconds since the oldest step under way began; 0 while waiting. Infinite when the thread died."""
         if self._thread.ident is not None and not self._thread.is_alive():
             return float("inf")
-        since = self._busy_since
-        return 0.0 if since is None else self._clock() - since
+        began = [since for since in (self._busy_since, self._core.beside_since) if since is not None]
+        return self._clock() - min(began) if began else 0.0
 
     def _run(self) -> None:
         idle = True

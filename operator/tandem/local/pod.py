@@ -145,7 +145,7 @@ class _UnitMaker:
     def _defaults(self) -> dict[str, str]:
         """Variables that the user's shell and the container may set otherwise."""
         return {
-            "OMP_NUM_THREADS": str(self._around.threads),
+            "OMP_THREAD_LIMIT": str(self._around.threads),
             # Several workers share this machine: threads that spin while they wait would slow the others down.
             "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONUNBUFFERED": "1",

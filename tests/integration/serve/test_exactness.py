@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from tandem_serve.backend import build_core
+from tandem_serve.engine.beside import BesideThread
+from tandem_serve.engine.kv_cache import KvMemory
 from tandem_serve.engine.loader import LoadedModel
+from tandem_serve.engine.runner import ModelRunner
+from tandem_serve.engine.scheduler import Chunk
 from tandem_serve.engine.types import SamplingParams, SequenceRequest
 from tests.unit.serve import tiny
 
@@ -44,3 +48,35 @@ def test_greedy_equals_generate(
     expected = tiny.generated(directory, prompts(), new_tokens=NEW_TOKENS)
     assert len({token for out in expected for token in out}) > 50, "the reference is too uniform to prove anything"
     assert generate(request.getfixturevalue(family), token_budget=token_budget, max_running=max_running) == expected
+
+
+class Counting(ModelRunner):
+    """The real one, and how often it ran."""
+
+    steps = 0
+
+    def forward(self, plan: tuple[Chunk, ...], rows: list[int], memory: KvMemory) -> torch.Tensor:
+        self.steps += 1
+        return super().forward(plan, rows, memory)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_greedy_equals_generate_while_prompts_are_computed_in_a_thread_beside(
+    request: pytest.FixtureRequest, family: str
+) -> None:
+    expected = [reference(request.getfixturevalue(f"{family}_dir"), prompt) for prompt in prompts()]
+    model: LoadedModel = request.getfixturevalue(family)
+    beside = Counting(model.runner.model)
+    engine = build_core(tiny.settings(Path("x"), max_num_seqs=8), model, beside=(BesideThread(), beside)).engine
+    sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
+    out: list[list[int]] = [[] for _ in LENGTHS]
+    waiting = list(enumerate(prompts()))
+    while waiting or engine.scheduler.busy:
+        if waiting:
+            number, prompt = waiting.pop(0)
+            engine.add(SequenceRequest(seq_id=number, request_id="", prompt=tuple(prompt), sampling=sampling))
+        for update in engine.step()[0]:
+            out[update.seq_id] += update.token_ids
+    assert out == expected
+    assert beside.steps > 0
+    assert engine.stats.kv_used_tokens == 0

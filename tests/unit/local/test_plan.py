@@ -129,11 +129,11 @@ def test_the_same_objects_and_machine_give_the_same_plan(built):
 
 def test_processor_threads_are_shared_between_workers_unless_the_user_says_otherwise():
     two = make_plan([worker_deployment(replicas=2)], machine=machine())
-    assert [pod.units[0].environment["OMP_NUM_THREADS"] for pod in two.pods] == ["2", "2"]
+    assert [pod.units[0].environment["OMP_THREAD_LIMIT"] for pod in two.pods] == ["2", "2"]
     many = make_plan([worker_deployment(replicas=9)], machine=machine())
-    assert many.pods[0].units[0].environment["OMP_NUM_THREADS"] == "1"
-    chosen = make_plan([worker_deployment()], machine=machine(environment={"OMP_NUM_THREADS": "7"}))
-    assert chosen.pods[0].units[0].environment["OMP_NUM_THREADS"] == "7"
+    assert many.pods[0].units[0].environment["OMP_THREAD_LIMIT"] == "1"
+    chosen = make_plan([worker_deployment()], machine=machine(environment={"OMP_THREAD_LIMIT": "7"}))
+    assert chosen.pods[0].units[0].environment["OMP_THREAD_LIMIT"] == "7"
 
 
 def test_replicas_are_pods_with_names_and_ports_of_their_own():

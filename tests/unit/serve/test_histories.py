@@ -18,6 +18,7 @@ from tandem_serve.engine.runner import ModelRunner
 from tandem_serve.engine.scheduler import Chunk
 from tandem_serve.engine.types import FinishReason, RemoteKv, SamplingParams, SequenceRequest, Update
 from tests.unit.serve import tiny
+from tests.unit.serve.held import Held
 
 RUNNING, BUDGET, CAPACITY = 3, 24, 160
 MOST_NEW = 10
@@ -88,11 +89,15 @@ class History:
     ended: dict[int, FinishReason] = field(default_factory=dict)
     kept: list[Any] = field(default_factory=list)
     pulling: set[int] = field(default_factory=set)
+    beside: bool = False
+    """Whether prompts are computed beside running sequences."""
+    held: Held = field(default_factory=Held)
     engine: EngineCore = field(init=False)
 
     def __post_init__(self) -> None:
         limits = tiny.settings(Path("x"), max_num_seqs=RUNNING, max_num_batched_tokens=BUDGET, kv_cache_tokens=CAPACITY)
-        self.engine = build_core(limits, self.model, clock=lambda: self.now).engine
+        beside = (self.held, WatchedRunner(self.model.runner)) if self.beside else None
+        self.engine = build_core(limits, self.model, clock=lambda: self.now, beside=beside).engine
 
     def arrive(self, choice: int) -> None:
         """A sequence. One in four has a deadline; one in five keeps its KV, another waits for KV from elsewhere; one in
@@ -156,6 +161,8 @@ class History:
         assert stats.kv_used_tokens <= CAPACITY
         scheduler = self.engine.scheduler
         held = {block for holder in (*scheduler.running, *self.kept) for block in holder.blocks}
+        if self.engine._begun is not None:
+            held |= {block for blocks in self.engine._begun.freed for block in blocks}
         assert scheduler.blocks.used == len(held), "blocks are those of running sequences and kept KV"
         return ran
 
@@ -171,16 +178,22 @@ class History:
 EVENTS = st.one_of(
     st.tuples(st.just("arrive"), st.integers(0, 1000)),
     st.tuples(st.just("step"), st.integers(1, 6)),
-    st.tuples(st.sampled_from(["gone", "late", "answered", "freed"]), st.integers(0, 20)),
+    st.tuples(st.sampled_from(["gone", "late", "answered", "freed", "ended"]), st.integers(0, 20)),
 )
 
 
+@pytest.mark.parametrize("beside", [False, True])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(EVENTS, min_size=10, max_size=40))
 def test_random_histories_leak_nothing_and_every_token_is_that_of_generate(
-    llama: LoadedModel, expected: list[list[int]], drawn: list[list[int]], events: list[tuple[str, int]]
+    llama: LoadedModel,
+    expected: list[list[int]],
+    drawn: list[list[int]],
+    events: list[tuple[str, int]],
+    *,
+    beside: bool,
 ) -> None:
-    history = History(replace(llama, runner=WatchedRunner(llama.runner)), expected, drawn)
+    history = History(replace(llama, runner=WatchedRunner(llama.runner)), expected, drawn, beside=beside)
     for kind, choice in events:
         if kind == "arrive":
             history.arrive(choice)
@@ -192,6 +205,8 @@ def test_random_histories_leak_nothing_and_every_token_is_that_of_generate(
             history.answered()
         elif kind == "freed":
             history.freed()
+        elif kind == "ended":
+            history.held.end()
         else:
             for _ in range(choice):
                 history.step()

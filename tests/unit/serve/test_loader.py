@@ -304,6 +304,27 @@ def test_threads_follow_the_cgroup(
     assert devices.cpu_quota(tmp_path) == cpus
 
 
+@pytest.mark.parametrize(("text", "cpus"), [("3", 3), ("99", 8), ("0", 8), ("many", 8)])
+def test_the_environment_may_limit_the_threads(
+    text: str, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("OMP_THREAD_LIMIT", text)
+    assert devices.cpu_quota(tmp_path) == cpus
+
+
+@pytest.mark.parametrize(
+    ("parameters", "cpus", "chosen", "idle"),
+    [(58_000_000, 2, "", True), (58_000_000, 1, "", False), (58_000_000, 2, "2", False), (260_000_000, 2, "", False)],
+)
+def test_steps_of_small_models_leave_cpus_idle(
+    parameters: int, cpus: int, chosen: str, monkeypatch: pytest.MonkeyPatch, *, idle: bool
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    assert devices.leaves_idle(torch.device("cpu"), parameters, cpus) is idle
+    assert not devices.leaves_idle(torch.device("cuda"), parameters, cpus)
+
+
 def test_memory_follows_the_cgroup(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("400000\n")
