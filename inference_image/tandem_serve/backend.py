@@ -25,6 +25,7 @@ from tandem_serve.engine.runner import Runner
 from tandem_serve.engine.scheduler import SchedulerLimits
 from tandem_serve.engine.text import TextCodec
 from tandem_serve.engine.thread import EngineThread
+from tandem_serve.engine.traced import trace
 from tandem_serve.engine.transfer import wire
 from tandem_serve.engine.transfer.fetch import Source
 from tandem_serve.engine.transfer.identity import WorkerKey
@@ -64,9 +65,10 @@ def start_engine(
     """Loads the model and starts its thread. Raises `StartError`."""
     model = load(load_options(settings, directory), progress)
     with progress.step("ready"):
-        recorder = recorder_for(model.device) if settings.cuda_graphs else None
+        recorder = recorder_for(model.device) if settings.record_steps else None
+        traced = settings.record_steps and model.device.type == "cpu"
         beside = None if model.beside is None else (BesideThread(), model.beside)
-        core = build_core(settings, model, recorder=recorder, beside=beside)
+        core = build_core(settings, model, recorder=recorder, traced=traced, beside=beside)
         thread = EngineThread(core.engine, sink=sink, clock=time.monotonic)
         thread.start()
     return Engine(core=core, thread=thread)
@@ -90,13 +92,16 @@ def build_core(
     *,
     clock: Callable[[], float] = time.monotonic,
     recorder: Recorder | None = None,
+    traced: bool = False,
     beside: tuple[Beside, Runner] | None = None,
 ) -> Core:
-    """An engine for a loaded model, whose decode steps are recorded if there is a `recorder`.
+    """An engine for a loaded model, whose decode steps are recorded if there is a `recorder`, or `traced`.
 
     `beside`: see `EngineCore`. Raises `StartError` when there is no memory for KV.
     """
     memory, runner = _memory_and_runner(settings, model, recorder)
+    if traced:
+        runner = trace(model.runner, memory)
     codec = TextCodec(model.tokenizer, vocab_size=model.vocab_size)
     engine = EngineCore(
         runner=runner,

@@ -63,7 +63,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--disable-prefix-cache", is_flag=True, help="Compute every prompt anew, also known beginnings.")
 @click.option("--disable-cuda-graphs", is_flag=True,
-              help="Start every kernel of a step anew on a GPU: starts faster, decodes slower.")  # fmt: skip
+              help="Record no decode steps, on a CPU neither: starts faster, decodes slower.")  # fmt: skip
 @click.option("--skip-tokenizer-init", is_flag=True, hidden=True)
 @click.pass_context
 def command(context: click.Context, /, **flags: Any) -> None:
@@ -105,7 +105,7 @@ def settings_from(flags: Mapping[str, Any], env: Mapping[str, str]) -> Settings:
         max_model_len=flags["max_model_len"],
         kv_cache_tokens=flags["kv_cache_tokens"],
         prefix_reuse=not flags["disable_prefix_cache"],
-        cuda_graphs=not flags["disable_cuda_graphs"],
+        record_steps=not flags["disable_cuda_graphs"],
         advertise_host=flags["advertise_host"] or ("127.0.0.1" if host in ("0.0.0.0", "::", "") else host),
         trust_remote_code=flags["trust_remote_code"],
         api_key_file=flags["api_key_file"],

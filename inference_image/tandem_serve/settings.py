@@ -34,8 +34,8 @@ class Settings:
     max_model_len: int | None = None
     kv_cache_tokens: int | None = None
     prefix_reuse: bool = True
-    cuda_graphs: bool = True
-    """Whether decode steps are recorded at the start and replayed, on a GPU."""
+    record_steps: bool = True
+    """Whether decode steps are recorded at the start and replayed: as CUDA graphs, or as a trace on a CPU."""
     advertise_host: str = "127.0.0.1"
     trust_remote_code: bool = False
     tool_call_format: str | None = None

@@ -8,6 +8,7 @@ here: all tokens before, or those within its sliding window.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
+from tandem_serve.engine import kernels
 from tandem_serve.engine.device import to_device
-from tandem_serve.engine.gathered import Gathered, Group, gather, lots
 from tandem_serve.engine.kv_cache import KvMemory, SequenceKv
+from tandem_serve.engine.singles import Rules, Singles, choose_lots, in_lots
 
 NAME = "tandem_packed"
 # Numbers of keys in a layer up to which waking a second thread costs more than it gives: measured, one token on two
@@ -55,19 +57,18 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """The row of one step: first the spans of one token (`singles` of them), then the longer ones."""
+    """The row of one step: first the spans of one token, lot after lot, then the longer ones."""
 
     memory: KvMemory
-    spans: tuple[Span, ...]
-    singles: int
+    singles: Singles | None
+    chunks: tuple[Span, ...]
+    """The longer spans."""
     rows: Tensor
     """Where in the memory the KV of each token goes."""
     as_gpu: bool
     """See `attends_as_gpu`."""
-    groups: tuple[Group, ...]
-    """The spans of one token that attend together."""
-    alone: tuple[int, ...]
-    """The other spans of one token, in their order."""
+    few: bool = False
+    """Whether those of one token see so few others that a second thread costs more than it gives."""
     windows: dict[int, int | None] = field(default_factory=dict)
     """By layer: the sliding window that the model asked for."""
 
@@ -75,30 +76,33 @@ class PackedBatch:
 def attends_as_gpu(device: torch.device) -> bool:
     """Whether all sequences that get one token attend in one call of torch's attention.
 
-    On a CPU short ones of like length do: see `gathered.lots`.
+    On a CPU short ones of like length do: see `singles.choose_lots`.
     """
     return device.type != "cpu"
 
 
-def pack(memory: KvMemory, parts: list[tuple[SequenceKv, int, int]], *, as_gpu: bool) -> PackedBatch:
-    """A batch of (kv, start, count), those with count 1 first; their blocks are made ready for what it will write."""
-    spans = tuple(Span(kv, start, count) for kv, start, count in parts)
-    singles = next((index for index, span in enumerate(spans) if span.count > 1), len(spans))
+def pack(
+    memory: KvMemory, parts: list[tuple[SequenceKv, int, int]], *, as_gpu: bool
+) -> tuple[PackedBatch, tuple[int, ...]]:
+    """A batch of (kv, start, count), those with count 1 first, and in which order they stand in its row.
+
+    Their blocks are made ready for what the step will write.
+    """
+    ones = next((index for index, part in enumerate(parts) if part[2] > 1), len(parts))
+    stops = [start + 1 for _, start, _ in parts[:ones]]
+    lots = [list(range(ones))] if as_gpu else choose_lots(memory, stops)
+    order = (*itertools.chain.from_iterable(lots), *range(ones, len(parts)))
     rows: list[int] = []
-    for span in spans:
-        span.kv.begin(span.start, span.stop)
-        for _, row, count in span.kv.pieces(span.start, span.stop):
-            rows.extend(range(row, row + count))
-    groups, alone = [], []
-    stops = [span.stop for span in spans[:singles]]
-    for lot in ([list(range(singles))] if singles else []) if as_gpu else lots(memory, stops):
-        if as_gpu or len(lot) > 1:
-            places = None if len(lot) == singles else torch.tensor(lot)
-            groups.append(Group(places, gather(memory, [(spans[place].kv, stops[place]) for place in lot])))
-        else:
-            alone += lot
+    for kv, start, count in (parts[place] for place in order):
+        kv.begin(start, start + count)
+        for _, row, neighbours in kv.pieces(start, start + count):
+            rows.extend(range(row, row + neighbours))
+    spans = [(kv, start + 1) for kv, start, _ in parts[:ones]]
     where = to_device(np.array(rows, dtype=np.int64), memory.layout.device)
-    return PackedBatch(memory, spans, singles, where, as_gpu, tuple(groups), tuple(sorted(alone)))
+    chunks = tuple(Span(*part) for part in parts[ones:])
+    few = not as_gpu and sum(stops) * memory.layout.kv_heads * memory.layout.head_dim <= _OF_ONE_THREAD
+    singles = in_lots(memory, spans, lots, copied=as_gpu) if ones else None
+    return PackedBatch(memory, singles, chunks, where, as_gpu, few), order
 
 
 def packed_attention(
@@ -127,17 +131,18 @@ def packed_attention(
     layer: Any = module.layer_idx
     packed.windows[layer] = sliding_window
     packed.memory.rows[layer].index_copy_(2, packed.rows, torch.cat((key, value)))
-    kv_heads, (heads, tokens, head_dim) = key.shape[1], query.shape[1:]
-    # The heads that share a KV head stand side by side, as queries of it: nothing is repeated.
-    grouped = query[0].reshape(kv_heads, heads // kv_heads, tokens, head_dim)
-    rules = _Rules(layer, scaling, sliding_window, softcap, s_aux)
+    rules = Rules(layer, scaling, sliding_window, softcap, s_aux)
     out = []
-    if packed.singles:
-        seen = sum(span.stop for span in packed.spans[: packed.singles]) * kv_heads * head_dim
-        with _one_thread() if not packed.as_gpu and seen <= _OF_ONE_THREAD else contextlib.nullcontext():
-            out.append(_singles(grouped[:, :, : packed.singles], packed, rules))
-    begin = packed.singles
-    for span in packed.spans[packed.singles :]:
+    begin = 0
+    if packed.singles is not None:
+        # The heads that share a KV head stand side by side, as queries of it: nothing is repeated.
+        of_tokens = query[0].transpose(0, 1).unflatten(1, (packed.memory.layout.kv_heads, -1))
+        if packed.chunks:
+            begin = len(packed.singles.stops)
+            of_tokens = of_tokens[:begin]
+        with _one_thread() if packed.few else contextlib.nullcontext():
+            out.append(packed.singles.attend(of_tokens, rules).flatten(1, 2))
+    for span in packed.chunks:
         out.append(_chunk(query.narrow(2, begin, span.count), span, rules, as_gpu=packed.as_gpu))
         begin += span.count
     return (out[0] if len(out) == 1 else torch.cat(out)).unsqueeze(0), None
@@ -154,58 +159,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rules:
-    """How one layer attends."""
-
-    layer: int
-    scaling: float | None
-    window: int | None
-    softcap: float | None
-    sinks: Tensor | None
-    """Of each head: the score of a place that takes attention and gives nothing."""
-
-    @property
-    def plain(self) -> bool:
-        """Whether torch's own attention does it."""
-        return self.softcap is None and self.sinks is None
-
-
-def _singles(query: Tensor, packed: PackedBatch, rules: _Rules) -> Tensor:
-    """The spans of one token, query [kv_heads, group, spans, head_dim] -> [spans, heads, head_dim]."""
-    kv_heads, group, count, head_dim = query.shape
-    first = query.permute(2, 0, 1, 3)
-    if len(packed.groups) == 1 and not packed.alone:
-        return _group(first, packed.groups[0].gathered, rules).reshape(count, -1, head_dim)
-    if not packed.groups:
-        attended = [_single(first[place], packed.spans[place], rules) for place in packed.alone]
-        return torch.stack(attended).view(count, kv_heads * group, head_dim)
-    out = torch.empty_like(first, memory_format=torch.contiguous_format)
-    for lot in packed.groups:
-        out[lot.places] = _group(first[lot.places], lot.gathered, rules)
-    for place in packed.alone:
-        out[place] = _single(first[place], packed.spans[place], rules)
-    return out.view(count, kv_heads * group, head_dim)
-
-
-def _single(query: Tensor, span: Span, rules: _Rules) -> Tensor:
-    """A span of one token, which sees all it may see: no mask. query [kv_heads, group, head_dim] -> the same."""
-    keys, values = span.kv.read(rules.layer, span.first_seen(rules.window), span.stop)
-    if not rules.plain:
-        return _special(query.unsqueeze(0), keys, values, None, rules)[0]
-    return F.scaled_dot_product_attention(query.unsqueeze(0), keys, values, scale=rules.scaling)[0]
-
-
-def _group(query: Tensor, gathered: Gathered, rules: _Rules) -> Tensor:
-    """Spans of one token, query [spans, kv_heads, group, head_dim] -> the same."""
-    keys, values = gathered.read(rules.layer, rules.window)
-    seen = gathered.seen(rules.window)
-    if not rules.plain:
-        return _special(query, keys, values, seen.mask, rules)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=seen.added, scale=rules.scaling)
-
-
-def _chunk(query: Tensor, span: Span, rules: _Rules, *, as_gpu: bool) -> Tensor:
+def _chunk(query: Tensor, span: Span, rules: Rules, *, as_gpu: bool) -> Tensor:
     """Several tokens of one sequence, query [1, heads, count, head_dim] -> [count, heads, head_dim]."""
     window = rules.window if rules.window is not None and rules.window < span.stop else None
     keys, values = span.kv.read(rules.layer, span.first_seen(window), span.stop)
@@ -231,7 +185,7 @@ def _chunk(query: Tensor, span: Span, rules: _Rules, *, as_gpu: bool) -> Tensor:
     if rules.plain:  # a GPU's kernels take a mask or groups of heads, not both
         attended = F.scaled_dot_product_attention(of_each, keys, values, attn_mask=repeated, scale=rules.scaling)
     else:
-        attended = _special(of_each, keys, values, repeated, rules)
+        attended = kernels.special(of_each, keys, values, repeated, rules.numbers)
     return attended.reshape(query.shape)[0].transpose(0, 1)
 
 
@@ -244,23 +198,6 @@ def _mask(span: Span, window: int | None, device: torch.device) -> Tensor | None
         mask = torch.ones(span.count, span.stop - first, dtype=torch.bool, device=device).tril(span.start - first)
         span.masks[window] = mask if window is None else mask.triu(span.start - first - window + 1)
     return span.masks[window]
-
-
-def _special(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rules: _Rules) -> Tensor:
-    """Attention with capped scores or sinks, which torch's own does not have. query [batch, kv_heads, n, head_dim]."""
-    scaling = query.shape[-1] ** -0.5 if rules.scaling is None else rules.scaling
-    scores = query @ keys.transpose(2, 3) * scaling
-    if rules.softcap is not None:
-        scores = torch.tanh(scores / rules.softcap) * rules.softcap
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    if rules.sinks is not None:
-        _, kv_heads, count, _ = scores.shape
-        of_heads = rules.sinks.view(kv_heads, -1)
-        sinks = of_heads.repeat_interleave(count // of_heads.shape[1], dim=1).view(1, kv_heads, count, 1)
-        scores = torch.cat((scores, sinks.to(scores.dtype).expand(len(scores), -1, -1, -1)), dim=-1)
-    shares = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    return shares[..., : keys.shape[2]] @ values
 
 
 def register() -> None:

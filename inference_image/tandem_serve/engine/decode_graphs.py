@@ -23,10 +23,10 @@ from tandem_serve.engine import selfcheck
 from tandem_serve.engine.attention import PackedBatch
 from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
 from tandem_serve.engine.device import to_device
-from tandem_serve.engine.gathered import Gathered, Group, fill_line
 from tandem_serve.engine.kv_cache import KvLayout, KvMemory
 from tandem_serve.engine.runner import ModelRunner, Runner, kv_of
 from tandem_serve.engine.scheduler import Chunk
+from tandem_serve.engine.singles import fill_line, one_lot
 
 log = logging.getLogger(__name__)
 MOST_TOKENS = 65_536
@@ -100,8 +100,8 @@ class DecodeStep:
     @torch.inference_mode()
     def __call__(self) -> Tensor:
         """Logits [places for sequences, vocabulary]."""
-        group = Group(None, Gathered(self._memory, self._blocks, self._stops))
-        packed = PackedBatch(self._memory, (), self.shape.sequences, self._rows, True, (group,), ())
+        singles = one_lot(self._memory, self._blocks, self._stops)
+        packed = PackedBatch(self._memory, singles, (), self._rows, as_gpu=True)
         output = self._model(
             input_ids=self._tokens[None], position_ids=self._stops[None] - 1, use_cache=False, packed=packed
         )

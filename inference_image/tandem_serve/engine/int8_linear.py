@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tandem_serve.engine import kernels
 from tandem_serve.engine.linears import replace_linears
 
 _FEW = 16  # tokens up to which the integers are multiplied as they are: measured; above, converting them pays
@@ -35,17 +35,11 @@ class Int8Linear(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """See `nn.Linear.forward`."""
         rows = tokens.reshape(-1, self.in_features)
-        if not len(rows):
-            return tokens.new_empty(*tokens.shape[:-1], self.out_features)
-        out = torch._weight_int8pack_mm(rows, self.weights, self.scales) if len(rows) <= _FEW else self._many(rows)
+        part = max(1, _PART // self.in_features)
+        out = kernels.call(kernels.int8_product, rows, self.weights, self.scales, _FEW, part)
         if self._bias is not None:
             out = out + self._bias
         return out.view(*tokens.shape[:-1], self.out_features)
-
-    def _many(self, rows: Tensor) -> Tensor:
-        parts = self.weights.split(max(1, _PART // self.in_features))
-        products = [F.linear(rows, part.to(rows.dtype)) for part in parts]
-        return (products[0] if len(products) == 1 else torch.cat(products, dim=-1)) * self.scales
 
 
 def _quantised(weight: Tensor) -> tuple[Tensor, Tensor]:

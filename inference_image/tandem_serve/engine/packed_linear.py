@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tandem_serve.engine import kernels
 from tandem_serve.engine.linears import replace_linears
 
 _TOKENS = 16  # the layout is chosen for about so many; measured good from 1 to 512
@@ -24,15 +25,12 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _TOKENS)
+        self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _TOKENS)
         self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """See `nn.Linear.forward`."""
-        if not tokens.numel():
-            return tokens.new_empty(*tokens.shape[:-1], self.out_features)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(tokens, self._weight, self._bias, "none", [], "")
-        return out
+        return kernels.call(kernels.packed_product, tokens, self.weight, self._bias, self.out_features)
 
 
 def pack_linears(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +33,19 @@ class Runner(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the model computes in one step."""
+
+    tokens: Tensor
+    """[1, T]."""
+    positions: Tensor
+    """[1, T]."""
+    wanted: Tensor
+    """Places in the row whose logits are wanted."""
+    packed: attention.PackedBatch
+
+
 class ModelRunner:
     """Runs any step. On a GPU it returns when the work is queued there."""
 
@@ -49,29 +63,40 @@ class ModelRunner:
         self.windows: dict[int, int | None] = {}
         """By layer: the sliding window that the model asked for in the last step."""
 
-    @torch.inference_mode()
     def forward(self, plan: tuple[Chunk, ...], rows: list[int], memory: KvMemory) -> Tensor:
         """See `Runner`."""
+        row = self.prepare(plan, rows, memory)
+        logits = self.compute(row)
+        self.windows = row.packed.windows
+        return logits
+
+    def prepare(self, plan: tuple[Chunk, ...], rows: list[int], memory: KvMemory) -> Row:
+        """A plan as the numbers that the model computes with, and torch set to as many threads as that takes."""
+        parts = [(kv_of(chunk.sequence, memory), chunk.start, chunk.count) for chunk in plan]
+        packed, order = attention.pack(memory, parts, as_gpu=self._as_gpu)
         tokens: list[int] = []
         positions: list[int] = []
-        parts: list[tuple[SequenceKv, int, int]] = []
-        for chunk in plan:
-            sequence, stop = chunk.sequence, chunk.start + chunk.count
-            kv = kv_of(sequence, memory)
-            tokens.extend(sequence.tokens[chunk.start : stop])
+        for chunk in (plan[place] for place in order):
+            stop = chunk.start + chunk.count
+            tokens.extend(chunk.sequence.tokens[chunk.start : stop])
             positions.extend(range(chunk.start, stop))
-            parts.append((kv, chunk.start, chunk.count))
         if self._threads is not None:
             set_threads(self._threads(len(tokens)))
-        packed = attention.pack(memory, parts, as_gpu=self._as_gpu)
+        # Only chunks of one token change places, and those stand before all others.
+        moved = {place: index for index, place in enumerate(order)}
+        wanted = [moved.get(row, row) for row in rows]
+        return Row(self._put([tokens]), self._put([positions]), self._put(wanted), packed)
+
+    @torch.inference_mode()
+    def compute(self, row: Row) -> Tensor:
+        """Logits of the places that are wanted: [places, vocabulary]."""
         output = self.model(
-            input_ids=self._put([tokens]),
-            position_ids=self._put([positions]),
+            input_ids=row.tokens,
+            position_ids=row.positions,
             use_cache=False,
-            logits_to_keep=self._put(rows),
-            packed=packed,
+            logits_to_keep=row.wanted,
+            packed=row.packed,
         )
-        self.windows = packed.windows
         logits: Tensor = output.logits[0]
         return logits
 

@@ -25,9 +25,9 @@ def prompts() -> list[list[int]]:
     return [torch.randint(2, tiny.VOCABULARY, (length,), generator=generator).tolist() for length in LENGTHS]
 
 
-def generate(model: LoadedModel, *, token_budget: int, max_running: int) -> list[list[int]]:
+def generate(model: LoadedModel, *, token_budget: int, max_running: int, traced: bool) -> list[list[int]]:
     settings = tiny.settings(Path("x"), max_num_seqs=max_running, max_num_batched_tokens=token_budget)
-    engine = build_core(settings, model).engine
+    engine = build_core(settings, model, traced=traced).engine
     sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
     for number, prompt in enumerate(prompts()):
         engine.add(SequenceRequest(seq_id=number, request_id="", prompt=tuple(prompt), sampling=sampling))
@@ -41,13 +41,15 @@ def generate(model: LoadedModel, *, token_budget: int, max_running: int) -> list
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize(("token_budget", "max_running"), [(512, 8), (13, 3)])
+@pytest.mark.parametrize("traced", [False, True])
 def test_greedy_equals_generate(
-    request: pytest.FixtureRequest, family: str, token_budget: int, max_running: int
+    request: pytest.FixtureRequest, family: str, token_budget: int, max_running: int, traced: bool
 ) -> None:
     directory: Path = request.getfixturevalue(f"{family}_dir")
     expected = tiny.generated(directory, prompts(), new_tokens=NEW_TOKENS)
     assert len({token for out in expected for token in out}) > 50, "the reference is too uniform to prove anything"
-    assert generate(request.getfixturevalue(family), token_budget=token_budget, max_running=max_running) == expected
+    model: LoadedModel = request.getfixturevalue(family)
+    assert generate(model, token_budget=token_budget, max_running=max_running, traced=traced) == expected
 
 
 class Counting(ModelRunner):
@@ -64,10 +66,11 @@ class Counting(ModelRunner):
 def test_greedy_equals_generate_while_prompts_are_computed_in_a_thread_beside(
     request: pytest.FixtureRequest, family: str
 ) -> None:
-    expected = [reference(request.getfixturevalue(f"{family}_dir"), prompt) for prompt in prompts()]
+    expected = tiny.generated(request.getfixturevalue(f"{family}_dir"), prompts(), new_tokens=NEW_TOKENS)
     model: LoadedModel = request.getfixturevalue(family)
     beside = Counting(model.runner.model)
-    engine = build_core(tiny.settings(Path("x"), max_num_seqs=8), model, beside=(BesideThread(), beside)).engine
+    settings = tiny.settings(Path("x"), max_num_seqs=8)
+    engine = build_core(settings, model, traced=True, beside=(BesideThread(), beside)).engine
     sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
     out: list[list[int]] = [[] for _ in LENGTHS]
     waiting = list(enumerate(prompts()))

@@ -13,6 +13,7 @@ from tandem_serve.engine.blocks import BLOCK_TOKENS
 from tandem_serve.engine.decode_graphs import Recorder, ReplayingRunner
 from tandem_serve.engine.loader import LoadedModel
 from tandem_serve.engine.runner import ModelRunner
+from tandem_serve.engine.traced import TracedRunner
 from tandem_serve.engine.types import SamplingParams, SequenceRequest
 from tests.unit.serve import tiny
 from tests.unit.serve.conftest import load_model
@@ -30,11 +31,12 @@ def reference(directory: Path) -> list[list[int]]:
     return tiny.generated(directory, prompts(), new_tokens=NEW_TOKENS)
 
 
-def answers(model: LoadedModel, recorder: Recorder | None = None) -> list[list[int]]:
+def answers(model: LoadedModel, recorder: Recorder | None = None, *, traced: bool = False) -> list[list[int]]:
     """In small steps, three sequences at once; the fourth finds what the third has left."""
     settings = tiny.settings(Path("x"), max_num_seqs=3, max_num_batched_tokens=13)
-    engine = build_core(settings, model, recorder=recorder).engine
+    engine = build_core(settings, model, recorder=recorder, traced=traced).engine
     assert isinstance(engine.runner, ReplayingRunner) == (recorder is not None)
+    assert isinstance(engine.runner, TracedRunner) == traced
     engine._memory.data[:, :, :, : engine._memory.zeros * BLOCK_TOKENS] = float("nan")  # unwritten: must not matter
     sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
     asked = [*prompts(), prompts()[2]]

@@ -222,7 +222,7 @@ def test_a_model_that_does_not_pass_its_window_on_is_refused(model_dir: Path) ->
 
 
 def test_a_model_whose_packed_logits_differ_is_refused(model_dir: Path) -> None:
-    with mock.patch("tandem_serve.engine.attention._group", lambda query, *_: query):
+    with mock.patch("tandem_serve.engine.kernels.attend", lambda query, *_: query):
         assert "its batched logits differ from its own" in refusal(model_dir)
 
 
