@@ -240,4 +240,4 @@ def _difference(runner: ModelRunner, memory: KvMemory, recorded: _Recorded) -> f
     plan = tuple(Chunk(sequence, length - 1, 1, True) for sequence in sequences)
     computed = runner.forward(plan, list(range(count)), memory).float()
     replayed = ReplayingRunner(runner, memory, [recorded]).forward(plan, list(range(count)), memory).float()
-    return float((computed - replayed).abs().max() / computed.std().clamp_min(1e-6))
+    return selfcheck.apart(computed, replayed)

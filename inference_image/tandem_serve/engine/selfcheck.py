@@ -51,11 +51,15 @@ def check(model: PreTrainedModel, layout: KvLayout, *, threads: Callable[[int], 
         raise _refused(model, reason)
     if own.isnan().any():
         raise _broken(layout)
-    scale = own.std().clamp_min(1e-6)
-    difference = float(((own - packed).abs().max() / scale).item())
+    difference = apart(own, packed)
     if not difference <= TOLERANCE[layout.dtype]:
         raise _refused(model, f"its batched logits differ from its own by {difference:.2g} standard deviations")
     return runner
+
+
+def apart(own: torch.Tensor, others: torch.Tensor) -> float:
+    """How far logits are from the model's own, in standard deviations of those; NaN when some are no numbers."""
+    return float((own - others).abs().max() / own.std().clamp_min(1e-6))
 
 
 def _refused(model: PreTrainedModel, reason: str) -> Exception:

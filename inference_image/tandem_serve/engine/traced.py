@@ -149,4 +149,4 @@ def _difference(runner: ModelRunner, replaying: TracedRunner, memory: KvMemory, 
     plan = _plan(runner.model, memory, lengths)
     memory.data.narrow(3, 0, sum(len(chunk.sequence.blocks) for chunk in plan) * BLOCK_TOKENS).normal_()
     computed, replayed = (one.forward(plan, _all(plan), memory).float() for one in (runner, replaying))
-    return float((computed - replayed).abs().max() / computed.std().clamp_min(1e-6))
+    return selfcheck.apart(computed, replayed)
