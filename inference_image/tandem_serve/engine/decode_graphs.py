@@ -8,7 +8,6 @@ The steps are recorded when the server starts. A plan runs as the smallest one t
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,19 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tandem_serve.engine import selfcheck
 from tandem_serve.engine.attention import PackedBatch
 from tandem_serve.engine.blocks import BLOCK_TOKENS, blocks_for
 from tandem_serve.engine.device import to_device
 from tandem_serve.engine.kv_cache import KvLayout, KvMemory
+from tandem_serve.engine.replaying import Plan, Recording, Words, recorded, step_of
 from tandem_serve.engine.runner import ModelRunner, Runner, kv_of
-from tandem_serve.engine.scheduler import Chunk
 from tandem_serve.engine.singles import fill_line, one_lot
 
 log = logging.getLogger(__name__)
 MOST_TOKENS = 65_536
 """Of all places of a recorded step together: with more, computing takes longer than starting the kernels."""
 _FEWEST_BLOCKS = 16
+_WORDS = Words(done="decode steps recorded", failed="decode steps run without CUDA graphs: they cannot be recorded")
 _NUMBERS = 3  # of each sequence, besides its blocks: token, row, stop
 
 Step = Callable[[], Tensor]
@@ -108,7 +107,7 @@ class DecodeStep:
         logits: Tensor = output.logits[0]
         return logits
 
-    def write(self, plan: tuple[Chunk, ...]) -> None:
+    def write(self, plan: Plan) -> None:
         """Makes the next run one of this plan. What is left over reads zeros and writes to the block for waste."""
         numbers = self._all_left_over()
         count = self.shape.sequences
@@ -134,50 +133,18 @@ class DecodeStep:
 @dataclass(frozen=True, slots=True)
 class _Recorded:
     step: DecodeStep
-    replay: Step
+    run: Step
 
-
-class ReplayingRunner:
-    """Replays recorded steps, and has `runner` run all others."""
-
-    def __init__(self, runner: ModelRunner, memory: KvMemory, recorded: list[_Recorded]) -> None:
-        self._runner = runner
-        self._memory = memory
-        self._recorded = sorted(recorded, key=lambda one: one.step.shape.places)
-        self.replayed = 0
-        """Steps so far."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self._runner.device
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The model."""
-        return self._runner.model
-
-    @torch.inference_mode()
-    def forward(self, plan: tuple[Chunk, ...], rows: list[int], memory: KvMemory) -> Tensor:
-        """See `Runner`. The logits last until the next step."""
-        found = self._smallest_for(plan) if memory is self._memory else None
-        if found is None:
-            return self._runner.forward(plan, rows, memory)
-        found.step.write(plan)
-        logits = found.replay()
-        self.replayed += 1
+    def replay(self, plan: Plan, rows: list[int]) -> Tensor | None:
+        """See `Replay`."""
+        shape = self.step.shape
+        if len(plan) > shape.sequences or max(blocks_for(chunk.start + 1) for chunk in plan) > shape.blocks:
+            return None
+        self.step.write(plan)
+        logits = self.run()
         if rows == list(range(len(plan))):
             return logits[: len(plan)]
         return logits[to_device(np.array(rows, dtype=np.int64), logits.device)]
-
-    def _smallest_for(self, plan: tuple[Chunk, ...]) -> _Recorded | None:
-        if any(chunk.count > 1 for chunk in plan):
-            return None
-        longest = max(blocks_for(chunk.start + 1) for chunk in plan)
-        fitting = (
-            one for one in self._recorded if one.step.shape.sequences >= len(plan) and one.step.shape.blocks >= longest
-        )
-        return next(fitting, None)
 
 
 def bytes_for(runner: ModelRunner, layout: KvLayout, recorder: Recorder, sizes: tuple[Shape, ...]) -> int | None:
@@ -188,56 +155,37 @@ def bytes_for(runner: ModelRunner, layout: KvLayout, recorder: Recorder, sizes: 
         step.write(())
         return recorder.bytes_for(step, count=len(sizes))
     except Exception as error:
-        _say_why_not(f"{type(error).__name__}: {error}")
+        log.warning(_WORDS.failed, extra={"reason": f"{type(error).__name__}: {error}"})
         return None
 
 
 def record(runner: ModelRunner, memory: KvMemory, recorder: Recorder, sizes: tuple[Shape, ...]) -> Runner:
-    """A runner that replays steps of these shapes.
+    """A runner that replays steps of these shapes; see `recorded`."""
+    return recorded(runner, memory, lambda: _record(runner, memory, recorder, sizes), _WORDS)
 
-    `runner` itself when they cannot be recorded, or do not give what the model gives; the log then says why.
-    """
-    began = time.monotonic()
+
+def _record(runner: ModelRunner, memory: KvMemory, recorder: Recorder, sizes: tuple[Shape, ...]) -> Recording:
     numbers = _numbers(sizes, memory.layout.device)
-    recorded = []
-    try:
-        for shape in sizes:
-            step = DecodeStep(runner.model, memory, shape, numbers)
-            step.write(())
-            recorded.append(_Recorded(step, recorder.record(step)))
-        worst = max(_difference(runner, memory, one) for one in recorded)
-    except Exception as error:
-        _say_why_not(f"{type(error).__name__}: {error}")
-        return runner
-    if not worst <= selfcheck.TOLERANCE[memory.layout.dtype]:
-        _say_why_not(f"what is replayed differs from what is computed by {worst:.2g} standard deviations of the logits")
-        return runner
-    seconds = round(time.monotonic() - began, 2)
-    log.info("decode steps recorded", extra={"graphs": len(recorded), "seconds": seconds})
-    return ReplayingRunner(runner, memory, recorded)
+    steps = []
+    for shape in sizes:
+        step = DecodeStep(runner.model, memory, shape, numbers)
+        step.write(())
+        steps.append(_Recorded(step, recorder.record(step)))
+    smallest_first = sorted(steps, key=lambda one: one.step.shape.places)
+
+    def replay(plan: Plan, rows: list[int]) -> Tensor | None:
+        each = (one.replay(plan, rows) for one in smallest_first)
+        return next((logits for logits in each if logits is not None), None)
+
+    tried = ((one, step_of(runner.model, memory, _lengths(one.step.shape))) for one in steps)
+    return Recording(replay, tuple((one.replay, plan) for one, plan in tried if plan))
 
 
-def _say_why_not(reason: str) -> None:
-    log.warning("decode steps run without CUDA graphs: they cannot be recorded", extra={"reason": reason})
+def _lengths(shape: Shape) -> list[int]:
+    """Texts to try a recorded step with: one less than it has room for, so that something is left over."""
+    return [BLOCK_TOKENS + 1] * max(1, shape.sequences - 1) if shape.blocks > 1 else []
 
 
 def _numbers(sizes: tuple[Shape, ...], device: torch.device) -> Tensor:
     """Room for the numbers of any of the shapes: one runs at a time."""
     return torch.zeros(max(shape.numbers for shape in sizes), dtype=torch.int64, device=device)
-
-
-def _difference(runner: ModelRunner, memory: KvMemory, recorded: _Recorded) -> float:
-    """How far replayed logits are from computed ones, in standard deviations; what the memory holds is lost."""
-    length, shape = BLOCK_TOKENS + 1, recorded.step.shape
-    count = min(max(1, shape.sequences - 1), memory.blocks // blocks_for(length))
-    if not count or shape.blocks < blocks_for(length):
-        return 0.0
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = runner.model.config.get_text_config(decoder=True).vocab_size
-    prompts = torch.randint(0, vocabulary, (count, length), generator=generator).tolist()
-    sequences = [selfcheck.sequence_of(prompt, first_block=2 * number) for number, prompt in enumerate(prompts)]
-    memory.data.narrow(3, 0, 2 * count * BLOCK_TOKENS).normal_()
-    plan = tuple(Chunk(sequence, length - 1, 1, True) for sequence in sequences)
-    computed = runner.forward(plan, list(range(count)), memory).float()
-    replayed = ReplayingRunner(runner, memory, [recorded]).forward(plan, list(range(count)), memory).float()
-    return selfcheck.apart(computed, replayed)

@@ -12,9 +12,10 @@ import torch
 from tandem_serve.backend import build_core, kv_capacity
 from tandem_serve.engine.blocks import BLOCK_TOKENS
 from tandem_serve.engine.core import EngineCore
-from tandem_serve.engine.decode_graphs import MOST_TOKENS, DecodeStep, Recorder, ReplayingRunner, Shape, Step, shapes
+from tandem_serve.engine.decode_graphs import MOST_TOKENS, DecodeStep, Recorder, Shape, Step, shapes
 from tandem_serve.engine.kv_cache import KvMemory
 from tandem_serve.engine.loader import LoadedModel
+from tandem_serve.engine.replaying import ReplayingRunner
 from tandem_serve.engine.runner import ModelRunner
 from tandem_serve.engine.scheduler import Chunk
 from tandem_serve.engine.selfcheck import sequence_of

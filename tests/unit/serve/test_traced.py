@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from tandem_serve.backend import build_core
-from tandem_serve.engine import traced
 from tandem_serve.engine.blocks import BLOCK_TOKENS
 from tandem_serve.engine.core import EngineCore
 from tandem_serve.engine.kv_cache import KvMemory
 from tandem_serve.engine.loader import LoadedModel, LoadOptions, load
 from tandem_serve.engine.progress import LoadProgress
+from tandem_serve.engine.replaying import ReplayingRunner, step_of
 from tandem_serve.engine.runner import ModelRunner
 from tandem_serve.engine.scheduler import Chunk
 from tandem_serve.engine.selfcheck import sequence_of
-from tandem_serve.engine.traced import TracedRunner, trace
+from tandem_serve.engine.traced import trace
 from tests.unit.serve import tiny
 from tests.unit.serve.test_decode_graphs import answers
 
@@ -33,7 +33,7 @@ SAMPLED = {"temperature": 1.0, "seed": 3, "top_p": 0.9, "logprobs": 2, "repetiti
 
 def engine_of(model: LoadedModel, *, replayed: bool) -> EngineCore:
     engine = build_core(tiny.settings(Path("x"), max_num_seqs=3), model, traced=replayed).engine
-    assert isinstance(engine.runner, TracedRunner) == replayed
+    assert isinstance(engine.runner, ReplayingRunner) == replayed
     return engine
 
 
@@ -41,7 +41,7 @@ def engine_of(model: LoadedModel, *, replayed: bool) -> EngineCore:
 def test_replayed_steps_give_the_same_tokens(llama: LoadedModel, sampling: dict[str, float]) -> None:
     replaying = engine_of(llama, replayed=True)
     assert answers(replaying, **sampling) == answers(engine_of(llama, replayed=False), **sampling)
-    assert isinstance(replaying.runner, TracedRunner)
+    assert isinstance(replaying.runner, ReplayingRunner)
     assert replaying.runner.replayed == 11, "every step but the one of the prompts"
 
 
@@ -50,22 +50,22 @@ def test_one_trace_does_for_any_number_of_texts_of_any_length(llama: LoadedModel
     replaying = trace(llama.runner, memory)
     memory.data.normal_()
     for lengths in ((1,), (1000,), (15, 16, 17), (900, 30, 880, 5), tuple(range(1, 33))):
-        plan = traced._plan(llama.runner.model, memory, lengths)
+        plan = step_of(llama.runner.model, memory, lengths)
         assert len(plan) == len(lengths)
         wanted = [*range(len(plan))][::-1]
         replayed, computed = (one.forward(plan, wanted, memory) for one in (replaying, llama.runner))
         assert torch.equal(replayed, computed)
-    assert isinstance(replaying, TracedRunner)
+    assert isinstance(replaying, ReplayingRunner)
     assert replaying.replayed == 5
 
 
 def test_prompts_and_other_memories_are_computed_as_usual(llama: LoadedModel) -> None:
     runner = engine_of(llama, replayed=True).runner
-    assert isinstance(runner, TracedRunner)
+    assert isinstance(runner, ReplayingRunner)
     memory = KvMemory(llama.layout, capacity_tokens=8 * BLOCK_TOKENS)
     runner.forward((Chunk(sequence_of([5] * 3, first_block=0), 2, 1, True),), [0], memory)
     engine = build_core(tiny.settings(Path("x")), llama, traced=True).engine
-    assert isinstance(engine.runner, TracedRunner)
+    assert isinstance(engine.runner, ReplayingRunner)
     answers(engine, max_tokens=1)
     assert engine.runner.replayed == runner.replayed == 0
 
@@ -74,9 +74,9 @@ def test_models_of_8_bit_integers_are_traced(llama_dir: Path) -> None:
     model = load(LoadOptions(directory=llama_dir, dtype="bfloat16", quantization="int8"), LoadProgress(log))
     memory = KvMemory(model.layout, capacity_tokens=1024)
     replaying = trace(model.runner, memory)
-    assert isinstance(replaying, TracedRunner)
+    assert isinstance(replaying, ReplayingRunner)
     for count in (1, 16, 17):
-        plan = traced._plan(model.runner.model, memory, [9] * count)
+        plan = step_of(model.runner.model, memory, [9] * count)
         rows = list(range(count))
         assert torch.equal(replaying.forward(plan, rows, memory), model.runner.forward(plan, rows, memory))
 
