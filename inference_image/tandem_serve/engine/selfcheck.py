@@ -7,6 +7,7 @@ them. A model that passes the other checks but does something the packed attenti
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import torch
@@ -58,8 +59,9 @@ def check(model: PreTrainedModel, layout: KvLayout, *, threads: Callable[[int], 
 
 
 def apart(own: torch.Tensor, others: torch.Tensor) -> float:
-    """How far logits are from the model's own, in standard deviations of those; NaN when some are no numbers."""
-    return float((own - others).abs().max() / own.std().clamp_min(1e-6))
+    """How far logits are from the model's own, in standard deviations of those; infinite when some are no numbers."""
+    far = float((own - others).abs().max() / own.std().clamp_min(1e-6))
+    return math.inf if math.isnan(far) else far  # Python's max() passes over NaN
 
 
 def _refused(model: PreTrainedModel, reason: str) -> Exception:
