@@ -5,6 +5,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 extras=${1:-serve,dev}
+if [ -L .venv ]; then
+    echo "error: .venv is a link to $(readlink .venv): what is installed there would change for others, too. Remove the link." >&2
+    exit 1
+fi
 uv_version=0.13.8
 
 find_python() {

@@ -66,7 +66,8 @@ def start_engine(
     model = load(load_options(settings, directory), progress)
     with progress.step("ready"):
         recorder = recorder_for(model.device) if settings.record_steps else None
-        traced = settings.record_steps and model.device.type == "cpu"
+        # A worker that only prefills gives hardly any sequence a second token.
+        traced = settings.record_steps and model.device.type == "cpu" and settings.role != "prefill"
         beside = None if model.beside is None else (BesideThread(), model.beside)
         core = build_core(settings, model, recorder=recorder, traced=traced, beside=beside)
         thread = EngineThread(core.engine, sink=sink, clock=time.monotonic)
@@ -127,6 +128,7 @@ def build_core(
         max_model_len=model.max_model_len,
         kv_capacity_tokens=engine.stats.kv_capacity_tokens,
         digest=model.digest,
+        prompts_beside=beside is not None,
     )
     return Core(model=model, engine=engine, codec=codec, facts=facts)
 

@@ -43,7 +43,8 @@ _COUNT = click.IntRange(min=1)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one. Default: PORT or 8000.")
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="config.yml with the limits.")
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto",
+              help="Number type. auto: float32 on a CPU, bfloat16 on a GPU that computes with it.")  # fmt: skip
 @click.option("--quantization", type=click.Choice(["int8"]),
               help="Make the weights of linear layers 8-bit integers at the start (CPU, bfloat16).")  # fmt: skip
 @click.option("--max-model-len", type=_COUNT, help="Longest sequence, prompt and new tokens together.")
@@ -63,7 +64,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--disable-prefix-cache", is_flag=True, help="Compute every prompt anew, also known beginnings.")
 @click.option("--disable-cuda-graphs", is_flag=True,
-              help="Record no decode steps, on a CPU neither: starts faster, decodes slower.")  # fmt: skip
+              help="Start each operation of a step anew; on a CPU, too: no trace of decode steps.")  # fmt: skip
 @click.option("--skip-tokenizer-init", is_flag=True, hidden=True)
 @click.pass_context
 def command(context: click.Context, /, **flags: Any) -> None:

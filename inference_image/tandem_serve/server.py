@@ -248,6 +248,7 @@ class Process:
             "parameters": facts.parameter_count,
             "max_running": settings.max_num_seqs,
             "kv_tokens": facts.kv_capacity_tokens,
+            "prompts_beside": facts.prompts_beside,
             "seconds": round(self._progress.seconds, 3),
         }
 

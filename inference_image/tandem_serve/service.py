@@ -51,6 +51,8 @@ class ModelFacts:
     max_model_len: int
     kv_capacity_tokens: int
     digest: str
+    prompts_beside: bool
+    """Whether a second thread computes prompts beside running sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,7 +26,9 @@ _TRACED = (19, 40, 18)
 """Lengths of the texts of the step that is traced."""
 _TRIED = ((5,), (300, 17, 18, 3, 40), (20, 21))
 """Lengths of those of the steps that it is compared in."""
-_WORDS = Words(done="decode steps traced", failed="decode steps run operation by operation: they cannot be traced")
+_WORDS = Words(
+    done="decode steps traced", failed="decode steps are not traced: each is computed as usual, a little slower"
+)
 
 
 def trace(runner: ModelRunner, memory: KvMemory) -> Runner:
@@ -64,7 +67,10 @@ def _trace(runner: ModelRunner, memory: KvMemory) -> Callable[..., Tensor]:
         run: Callable[..., Tensor] = torch.jit.trace(step, (*given, *_opaque(runner.model)), check_trace=False)
     frozen = [one for one in caught if issubclass(one.category, torch.jit.TracerWarning)]  # type: ignore[attr-defined]
     if frozen:
-        raise ValueError(f"{frozen[0].filename}:{frozen[0].lineno}: {frozen[0].message}")
+        where = f"{Path(frozen[0].filename).name}:{frozen[0].lineno}"
+        raise ValueError(
+            f"the model's code turns a tensor into a number of Python ({where}), which a trace would freeze"
+        )
     return run
 
 

@@ -84,8 +84,8 @@ def not_ready(message: str, *, code: str = "not_ready", retry_after: int = 5) ->
 def timed_out(seconds: float) -> ApiError:
     """504: the generation was stopped at its time limit. Clients must not send it again by themselves."""
     message = (
-        f"The generation took longer than {seconds:g} s and was stopped. "
-        "Ask for fewer new tokens, shorten the prompt, or stream the answer."
+        f"The request took longer than {seconds:g} s, waiting included, and was stopped. "
+        "Ask for fewer new tokens or shorten the prompt."
     )
     return ApiError(504, message, code="generation_timeout", headers={"x-should-retry": "false"})
 
