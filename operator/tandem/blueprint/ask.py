@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tandem.blueprint.formats import PLAIN_BYTES
+from tandem.blueprint.formats import INT8_CHANNEL, PLAIN_BYTES
 from tandem.blueprint.memory import Load
 from tandem.blueprint.model import Blueprint
+from tandem.blueprint.quantisation import Quantisation
 from tandem.blueprint.split import Split
 
 # Tokens of a cache block, and tokens that one iteration computes, where nobody says: vLLM's.
@@ -22,27 +23,38 @@ _CACHE_BYTES: Mapping[str, int] = {
     "bfloat16": 2,
     "float32": 4,
 }
+# What --dtype of the bundled server may be.
+_BUNDLED = frozenset(("float32", "bfloat16", "float16"))
 # Backends whose batch size is that of each copy of the attention layers.
 _BATCH_PER_COPY = frozenset(("vllm", "trtllm"))
 # vLLM tries a whole step when it starts, and TensorRT-LLM allocates one.
 _RESERVES_STEPS = frozenset(("vllm", "trtllm"))
 
 
-def served(blueprint: Blueprint, backend: str, *, gpu: bool) -> Blueprint:
-    """The blueprint in the number format that a backend computes in, which need not be that of the files.
+def served(
+    blueprint: Blueprint, backend: str, *, gpu: bool, dtype: str | None = None, quantization: str | None = None
+) -> Blueprint:
+    """The blueprint in the number formats that a backend computes in, which need not be those of the files.
 
-    The bundled server takes float32 on a CPU and bfloat16 on a GPU; the engines halve float32.
+    The bundled server takes float32 on a CPU and bfloat16 on a GPU, unless its `--dtype` and `--quantization` say
+    otherwise; the engines halve float32.
     """
     if blueprint.structure is None:
         return blueprint
-    dtype = blueprint.dtype
     if backend == "torch":
-        dtype = "bfloat16" if gpu else "float32"
-    elif dtype == "float32":
-        dtype = "float16"
-    if dtype == blueprint.dtype:
+        return _bundled(blueprint, gpu=gpu, dtype=dtype, integers=quantization == "int8")
+    computed = "float16" if blueprint.dtype == "float32" else blueprint.dtype
+    return blueprint if computed == blueprint.dtype else replace(blueprint, dtype=computed, weights_from="config")
+
+
+def _bundled(blueprint: Blueprint, *, gpu: bool, dtype: str | None, integers: bool) -> Blueprint:
+    computed = dtype if dtype in _BUNDLED else "bfloat16" if gpu or integers else "float32"
+    quantisation = blueprint.quantisation
+    if integers and quantisation is None and not blueprint.is_moe:  # experts stay as they are
+        quantisation = Quantisation("int8", INT8_CHANNEL)
+    if computed == blueprint.dtype and quantisation is blueprint.quantisation:
         return blueprint
-    return replace(blueprint, dtype=dtype, weights_from="config")
+    return replace(blueprint, dtype=computed, quantisation=quantisation, weights_from="config")
 
 
 def load_of(backend: str, parameters: Mapping[str, object], blueprint: Blueprint, split: Split) -> Load:

@@ -13,7 +13,6 @@ from pydantic.alias_generators import to_camel
 
 from tandem.api.deployment import ModelDeployment
 from tandem.api.problems import Refused, refuse
-from tandem.blueprint.ask import served
 from tandem.blueprint.gpus import GPUS, SPEEDS, gpu_name
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.roofline import Bounds, bounds
@@ -23,7 +22,7 @@ from tandem.cli.model_files import read_blueprint
 from tandem.cli.source import deployments_in, file_option
 from tandem.cli.speeds import told
 from tandem.manifests import Build, build
-from tandem.manifests.fitting import RoleFit, Unjudged, memory_bytes
+from tandem.manifests.fitting import RoleFit, Unjudged, as_served, memory_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def _judged(deployment: ModelDeployment, fit: RoleFit, built: Build, model: Blue
     follows = {to_camel(value.name): value.value for value in values}
     found = None
     if gpu is not None and fit.gpu:
-        computed = served(model, deployment.spec.backend, gpu=True)
+        computed = as_served(deployment, fit.role, model, gpu=True)
         found = bounds(computed, fit.load, SPEEDS[gpu], gpus=fit.split.gpus)
     return _Judged(deployment.metadata.name, fit, follows, found)
 

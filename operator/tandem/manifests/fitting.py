@@ -21,6 +21,7 @@ from tandem.blueprint.memory import Load
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.split import ONE, Split, split_of
 from tandem.manifests.resources import is_accelerator, resource_lists
+from tandem.rendering.extra import flag_name
 from tandem.rendering.values import ParameterValue
 
 GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"  # MiB
@@ -111,6 +112,24 @@ class Unjudged:
         return None
 
 
+def as_served(deployment: ModelDeployment, role: RoleName, blueprint: Blueprint, *, gpu: bool) -> Blueprint:
+    """The blueprint in the number formats that a role computes in, as its `extraArgs` have them."""
+    given = dict.fromkeys(("--dtype", "--quantization")) | _values(deployment.role(role).extra_args or ())
+    return served(
+        blueprint, deployment.spec.backend, gpu=gpu, dtype=given["--dtype"], quantization=given["--quantization"]
+    )
+
+
+def _values(arguments: Sequence[str]) -> dict[str, str | None]:
+    """What stands after each flag, the last time it is given."""
+    found: dict[str, str | None] = {}
+    for argument, following in pairwise((*arguments, "")):
+        name = flag_name(argument)
+        if name is not None:
+            found[name] = argument.partition("=")[2] if "=" in argument else following
+    return found
+
+
 def derived(
     deployment: ModelDeployment,
     role: RoleName,
@@ -130,7 +149,7 @@ def derived(
     sla = deployment.spec.sla
     typical = (sla.isl or 0) + (sla.osl or 0) if sla else 0
     found = derive(
-        served(blueprint, deployment.spec.backend, gpu=uses_gpu(deployment, role) if known is None else known.gpu),
+        as_served(deployment, role, blueprint, gpu=uses_gpu(deployment, role) if known is None else known.gpu),
         deployment.spec.backend,
         given,
         known,
@@ -166,7 +185,7 @@ def judge_roles(
         if isinstance(room, Problem):
             found.append(Unjudged(role=role, why=room))
             continue
-        model = served(blueprint, deployment.spec.backend, gpu=room.gpu)
+        model = as_served(deployment, role, blueprint, gpu=room.gpu)
         if not settled and any(value.role == role and value.source == "blueprint" for value in parameters):
             defaults = derived(deployment, role, parameters, blueprint, gpu_memory=gpu_memory, gpus=gpus)
             load, split = defaults.load, defaults.split

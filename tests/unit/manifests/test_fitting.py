@@ -38,6 +38,24 @@ def test_a_cpu_role_is_judged_against_its_memory_limit(cluster):
     assert "weights 29.92 GiB" in fit.told
 
 
+@pytest.mark.parametrize(
+    ("arguments", "weights"),
+    [
+        (["--dtype", "bfloat16"], "weights 14.96 GiB"),
+        (["--dtype=float16"], "weights 14.96 GiB"),
+        (["--dtype", "auto"], "weights 29.92 GiB"),
+        (["--log-level", "debug", "--quantization", "int8"], "weights 8.46 GiB"),
+    ],
+)
+def test_the_number_formats_that_the_bundled_server_is_told_count(cluster, arguments, weights):
+    role = {"resources": {"limits": {"memory": "40Gi"}}, "extraArgs": arguments}
+    found = resource(backend="torch", roles={"agg": role}, parameters={"maxSeqLen": 2048, "maxBatchSize": 1})
+
+    (fit,) = built(found, cluster).fits
+
+    assert weights in fit.told
+
+
 def test_what_does_not_fit_says_what_would(cluster):
     found = built(on_cpu("34Gi", parameters={"maxSeqLen": 8192, "maxBatchSize": 8}), cluster)
 
