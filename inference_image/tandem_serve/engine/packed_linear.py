@@ -30,7 +30,9 @@ class PackedLinear(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """See `nn.Linear.forward`."""
-        return kernels.call(kernels.packed_product, tokens, self.weight, self._bias, self.out_features)
+        rows = tokens.reshape(-1, self.in_features)
+        out = kernels.call(kernels.packed_product, rows, self.weight, self._bias, self.out_features)
+        return out.view(*tokens.shape[:-1], self.out_features)
 
 
 def pack_linears(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tandem_serve.engine.kernels import rows_computed
 from tandem_serve.engine.packed_linear import PackedLinear, pack_linears
 from tandem_serve.engine.resident import MappedFiles
 
@@ -24,7 +25,7 @@ class Small(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tokens", [0, 1, 7, 130])
+@pytest.mark.parametrize("tokens", [0, 1, 7, 32, 33, 130])
 @torch.inference_mode()
 def test_the_result_is_that_of_the_layer_it_stands_for(dtype: torch.dtype, tokens: int) -> None:
     model = Small().to(dtype)
@@ -33,6 +34,23 @@ def test_the_result_is_that_of_the_layer_it_stands_for(dtype: torch.dtype, token
     pack_linears(model)
     assert all(isinstance(layer, PackedLinear) for layer in model.inner)
     torch.testing.assert_close(model.inner(given), expected)
+
+
+def test_products_come_in_few_sizes_and_little_is_computed_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN makes code for each size that reaches it, and keeps it."""
+    layer = PackedLinear(nn.Linear(8, 4))
+    reached: list[int] = []
+
+    def watched(tokens: torch.Tensor, *_: object) -> torch.Tensor:
+        reached.append(len(tokens))
+        return tokens[:, :4]
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", watched)
+    for tokens in range(1, 513):
+        assert layer(torch.zeros(1, tokens, 8)).shape == (1, tokens, 4)
+    assert reached == [rows_computed(tokens) for tokens in range(1, 513)]
+    assert len({rows_computed(tokens) for tokens in range(1, 2049)}) == 32 + 6 * 8
+    assert all(0 <= (rows_computed(tokens) - tokens) * 8 < tokens for tokens in range(1, 2049))
 
 
 def test_a_tied_weight_stays_in_memory_once() -> None:
