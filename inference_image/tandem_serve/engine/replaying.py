@@ -92,13 +92,14 @@ def recorded(runner: ModelRunner, memory: KvMemory, record: Callable[[], Recordi
 
 
 def step_of(model: PreTrainedModel, memory: KvMemory, lengths: Iterable[int]) -> Plan:
-    """A step that gives the next token to random texts of such lengths, of as many as the memory has room for."""
+    """A step that gives the next token to random texts of such lengths: those that model and memory have room for."""
     generator = torch.Generator().manual_seed(0)
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    config = model.config.get_text_config(decoder=True)
+    vocabulary, longest = config.vocab_size, getattr(config, "max_position_embeddings", None)
     chunks: list[Chunk] = []
     first = 0
     for length in lengths:
-        if first + blocks_for(length) <= memory.blocks:
+        if first + blocks_for(length) <= memory.blocks and (longest is None or length <= longest):
             text = torch.randint(0, vocabulary, (length,), generator=generator).tolist()
             chunks.append(Chunk(selfcheck.sequence_of(text, first_block=first), length - 1, 1, True))
             first += blocks_for(length)
