@@ -28,10 +28,11 @@ CONFIG = f"GENERATION: {{OCCUPANCY_SEMAPHORE: {CLIENTS}, MAX_QUEUE: 64}}\n"
 FAMILIES = ("llama", "gemma2", "gpt-oss", "qwen3-moe")
 BESIDE = "a step beside began"
 TELL_OF_STEPS_BESIDE = f"""
+import logging
 from tandem_serve.engine.beside import BesideThread
 start = BesideThread.start
 def told(*arguments):
-    print('{{"message": "{BESIDE}"}}', flush=True)
+    logging.getLogger("tandem_serve.test").info("{BESIDE}")
     return start(*arguments)
 BesideThread.start = told
 """
