@@ -21,13 +21,14 @@ from tandem.blueprint.memory import Load
 from tandem.blueprint.model import Blueprint
 from tandem.blueprint.split import ONE, Split, split_of
 from tandem.manifests.resources import is_accelerator, resource_lists
-from tandem.rendering.extra import flag_name
+from tandem.rendering.extra import given_flags
 from tandem.rendering.values import ParameterValue
 
 GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"  # MiB
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
 _MIB = 2**20
 _USABLE = 0.9
+_FORMATS = frozenset(("--dtype", "--quantization"))
 # Defaults leave some of a pod's memory free: what is predicted is near the truth, and above the limit is the end.
 _LEFT_FREE = 0.1
 
@@ -114,20 +115,9 @@ class Unjudged:
 
 def as_served(deployment: ModelDeployment, role: RoleName, blueprint: Blueprint, *, gpu: bool) -> Blueprint:
     """The blueprint in the number formats that a role computes in, as its `extraArgs` have them."""
-    given = dict.fromkeys(("--dtype", "--quantization")) | _values(deployment.role(role).extra_args or ())
-    return served(
-        blueprint, deployment.spec.backend, gpu=gpu, dtype=given["--dtype"], quantization=given["--quantization"]
-    )
-
-
-def _values(arguments: Sequence[str]) -> dict[str, str | None]:
-    """What stands after each flag, the last time it is given."""
-    found: dict[str, str | None] = {}
-    for argument, following in pairwise((*arguments, "")):
-        name = flag_name(argument)
-        if name is not None:
-            found[name] = argument.partition("=")[2] if "=" in argument else following
-    return found
+    given = {name: values for name, *values in given_flags(deployment.role(role).extra_args or (), _FORMATS)}
+    dtype, quantization = (next(iter(given.get(name, ())), None) for name in ("--dtype", "--quantization"))
+    return served(blueprint, deployment.spec.backend, gpu=gpu, dtype=dtype, quantization=quantization)
 
 
 def derived(

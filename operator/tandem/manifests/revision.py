@@ -19,9 +19,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from tandem.manifests.names import short_hash
-from tandem.rendering.extra import flag_name
+from tandem.rendering.extra import given_flags
 from tandem.rendering.pipeline import Rendering
-from tandem.rendering.values import Argument, Value
+from tandem.rendering.values import Value
 
 
 def revision(*, model: str, images: Sequence[str], nodes: Mapping[str, int], rendering: Rendering) -> str:
@@ -29,7 +29,7 @@ def revision(*, model: str, images: Sequence[str], nodes: Mapping[str, int], ren
     how many nodes a worker of each role takes."""
     table = rendering.table
     agreed = [
-        [role.role, *_agreed(role.command, table.agreement), *_settled(role.settings, table.agreement)]
+        [role.role, *given_flags(role.command, table.agreement), *_settled(role.settings, table.agreement)]
         for role in rendering.roles
     ]
     spanning = [[[role, count] for role, count in nodes.items() if count > 1]] if max(nodes.values()) > 1 else []
@@ -41,7 +41,7 @@ def disagreements(rendering: Rendering) -> Iterator[str]:
     table = rendering.table
     agreed = [
         {
-            **{name: " ".join(values) or "given" for name, *values in _agreed(role.command, table.agreement)},
+            **{name: " ".join(values) or "given" for name, *values in given_flags(role.command, table.agreement)},
             **{str(name): str(value) for name, value in _settled(role.settings, table.agreement)},
         }
         for role in rendering.roles
@@ -59,20 +59,3 @@ def disagreements(rendering: Rendering) -> Iterator[str]:
 
 def _settled(settings: Mapping[str, Value | None], names: frozenset[str]) -> list[list[object]]:
     return [[name, settings[name]] for name in sorted(names & settings.keys())]
-
-
-def _agreed(command: tuple[Argument, ...], flags: frozenset[str]) -> list[list[str]]:
-    """The flags in `flags` with everything up to the next flag, sorted; a repeated flag keeps its order."""
-    found: list[list[str]] = []
-    keep = False
-    for item in command:
-        if not isinstance(item, str):
-            continue
-        name = flag_name(item)
-        if name is not None:
-            keep = name in flags
-            if keep:
-                found.append([name, *item.split("=", 1)[1:]])
-        elif keep:
-            found[-1].append(item)
-    return sorted(found, key=lambda entry: entry[0])

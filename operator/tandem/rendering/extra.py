@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 
 from tandem.api.problems import Problem, shorten
 from tandem.rendering.mapping import Entry, MappingTable
-from tandem.rendering.values import ParameterValue, as_text
+from tandem.rendering.values import Argument, ParameterValue, as_text
 
 
 def flag_name(argument: str) -> str | None:
@@ -17,6 +17,23 @@ def flag_name(argument: str) -> str | None:
     if not argument.startswith("-") or argument in ("-", "--"):
         return None
     return argument.split("=", 1)[0].split(".", 1)[0].replace("_", "-")
+
+
+def given_flags(command: Sequence[Argument], flags: frozenset[str]) -> list[list[str]]:
+    """The flags in `flags` with everything up to the next flag, sorted; a repeated flag keeps its order."""
+    found: list[list[str]] = []
+    keep = False
+    for item in command:
+        if not isinstance(item, str):
+            continue
+        name = flag_name(item)
+        if name is not None:
+            keep = name in flags
+            if keep:
+                found.append([name, *item.split("=", 1)[1:]])
+        elif keep:
+            found[-1].append(item)
+    return sorted(found, key=lambda entry: entry[0])
 
 
 def reserved_problems(arguments: Sequence[str], path: str, table: MappingTable, mode: str) -> Iterator[Problem]:
