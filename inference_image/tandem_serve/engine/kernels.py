@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _Result = TypeVar("_Result")
-_Rules = tuple[float | None, int | None, float | None, Tensor | None]
+RuleNumbers = tuple[float | None, int | None, float | None, Tensor | None]
 """How a layer attends: scaling, window, cap of the scores, and of each head the score of a place that takes attention
 and gives nothing."""
 
@@ -117,7 +117,7 @@ def look(
 
 
 def attend(
-    query: Tensor, memory: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor, Tensor], lots: Tensor, rules: _Rules
+    query: Tensor, memory: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor, Tensor], lots: Tensor, rules: RuleNumbers
 ) -> Tensor:
     """Spans of one token, query [spans, kv_heads, group, head_dim] -> the same.
 
@@ -160,7 +160,7 @@ def attend(
     return out[0] if len(out) == 1 else torch.cat(out)
 
 
-def special(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rules: _Rules) -> Tensor:
+def special(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rules: RuleNumbers) -> Tensor:
     """Attention that torch's own does not have: with capped scores, or with sinks.
 
     query is [batch, kv_heads, n, head_dim].

@@ -40,7 +40,7 @@ class Rules:
         return self.softcap is None and self.sinks is None
 
     @property
-    def numbers(self) -> tuple[float | None, int | None, float | None, Tensor | None]:
+    def numbers(self) -> kernels.RuleNumbers:
         """The same for `kernels`."""
         return self.scaling, self.window, self.softcap, self.sinks
 
